@@ -1,0 +1,1 @@
+"""Named, checked and resumable folders of stage outputs."""

@@ -1,0 +1,1 @@
+"""Keys, neighbors and the kNN targets made of them."""

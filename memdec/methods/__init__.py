@@ -1,0 +1,1 @@
+"""The ways to adapt a language model, behind one contract."""

@@ -1,0 +1,1 @@
+"""Causal language models, the memory decoder and their mixture."""

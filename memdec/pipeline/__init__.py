@@ -1,0 +1,1 @@
+"""The ordered stages, the runner and the local sweep."""

@@ -1,0 +1,1 @@
+"""The losses, data and modules that train a memory decoder."""
