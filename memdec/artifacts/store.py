@@ -1,0 +1,97 @@
+"""The folder of all artifacts: open what is there, build what is not, one process at a time."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from memdec.artifacts.artifact import Artifact, ArtifactWriter, open_artifact
+from memdec.artifacts.provenance import provenance
+
+Build = Callable[[ArtifactWriter], None]
+
+
+@dataclass(frozen=True)
+class Made:
+    """An artifact and what it took to have it."""
+
+    artifact: Artifact
+    seconds: float
+    """Wall-clock seconds of the building run, as its manifest says."""
+    reused: bool
+
+
+class Store:
+    """Artifacts under one root: ROOT/STAGE/FINGERPRINT, parts and locks beside them."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def path(self, stage: str, fingerprint: str) -> Path:
+        """Where the finished artifact stands or will stand."""
+        return self.root / stage / fingerprint
+
+    def open(self, stage: str, fingerprint: str) -> Artifact | None:
+        """Open a finished artifact, or return None when there is none.
+
+        Raises:
+            ArtifactError: It is there but damaged.
+        """
+        path = self.path(stage, fingerprint)
+        return open_artifact(path, stage, fingerprint) if path.exists() else None
+
+    def make(self, stage: str, fingerprint: str, build: Build, resumable: bool = False) -> Made:
+        """Return the artifact, building it under a lock when it is not there yet.
+
+        A second process that wants the same artifact waits and then reuses it. `resumable` keeps
+        what a killed attempt left; other stages start afresh.
+        """
+        if found := self.open(stage, fingerprint):
+            return self._reused(found)
+        final = self.path(stage, fingerprint)
+        with self._lock(final):
+            if found := self.open(stage, fingerprint):
+                return self._reused(found)
+            writer = ArtifactWriter(final.with_name(f".{final.name}.part"))
+            if not (resumable and writer.path.is_dir()):
+                writer.clear()
+            started = time.monotonic()
+            build(writer)
+            seconds = round(time.monotonic() - started, 3)
+            sealed = writer.seal(final, stage, fingerprint, provenance() | {"seconds": seconds})
+        return Made(sealed, seconds, reused=False)
+
+    def _reused(self, artifact: Artifact) -> Made:
+        return Made(artifact, artifact.manifest["provenance"]["seconds"], reused=True)
+
+    @contextmanager
+    def _lock(self, final: Path) -> Iterator[None]:
+        # The operating system drops the lock when its holder dies, so a killed run blocks nobody.
+        final.parent.mkdir(parents=True, exist_ok=True)
+        holder = final.with_name(f".{final.name}.holder")
+        lock = FileLock(final.with_name(f".{final.name}.lock"))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            print(f"waiting for {final}: {_holder_name(holder)} is building it", file=sys.stderr)
+            lock.acquire()
+        try:
+            holder.write_text(json.dumps({"pid": os.getpid(), "host": os.uname().nodename}))
+            yield
+            holder.unlink()
+        finally:
+            lock.release()
+
+
+def _holder_name(holder: Path) -> str:
+    try:
+        facts = json.loads(holder.read_text())
+    except (OSError, ValueError):
+        return "another process"
+    return f"process {facts['pid']} on {facts['host']}"
