@@ -1,0 +1,41 @@
+"""Range checks for configuration values, each with one clear sentence."""
+
+from difflib import get_close_matches
+
+from memdec.errors import ConfigError
+
+
+def check_choice(key: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Raise ConfigError unless `value` is one of `allowed`, naming the near match first."""
+    if value in allowed:
+        return
+    near = get_close_matches(value, allowed, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise ConfigError(f"{key} is {value!r}; {hint}allowed: {', '.join(allowed)}.")
+
+
+def check_at_least(key: str, value: float, least: float) -> None:
+    """Raise ConfigError when `value` is below `least`."""
+    if not value >= least:
+        raise ConfigError(f"{key} must be at least {least}, got {value}.")
+
+
+def check_share(key: str, value: float) -> None:
+    """Raise ConfigError unless `value` lies in [0, 1]."""
+    if not 0 <= value <= 1:
+        raise ConfigError(f"{key} must lie in [0, 1], got {value}.")
+
+
+def check_positive(key: str, value: float) -> None:
+    """Raise ConfigError unless `value` is above 0."""
+    if not value > 0:
+        raise ConfigError(f"{key} must be above 0, got {value}.")
+
+
+def check_alpha(key: str, value: float | str) -> None:
+    """Raise ConfigError unless `value` is a share in [0, 1] or the word validation."""
+    if isinstance(value, str):
+        if value != "validation":
+            raise ConfigError(f"{key} is {value!r}; allowed: a number in [0, 1], or validation.")
+    else:
+        check_share(key, value)

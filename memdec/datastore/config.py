@@ -1,0 +1,50 @@
+"""How keys, neighbors and targets are made."""
+
+from dataclasses import dataclass
+
+from memdec.checks import check_at_least, check_positive, check_share
+from memdec.errors import ConfigError
+
+LAST_FFN_INPUT = "last_ffn_input"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatastoreConfig:
+    """Which hidden state is the key (paper: input of the last block's feed-forward layer)."""
+
+    layer: str = LAST_FFN_INPUT
+    """last_ffn_input, final_hidden, or BLOCK.ffn_input / BLOCK.output with BLOCK from 0."""
+
+    def __post_init__(self) -> None:
+        block, _, point = self.layer.partition(".")
+        named = self.layer in (LAST_FFN_INPUT, "final_hidden")
+        if not named and not (block.isdigit() and point in ("ffn_input", "output")):
+            raise ConfigError(
+                f"datastore.layer is {self.layer!r}; allowed: {LAST_FFN_INPUT}, final_hidden, "
+                "BLOCK.ffn_input, BLOCK.output (BLOCK counts from 0, as in 20.ffn_input)."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnnConfig:
+    """The kNN distribution that the memory learns to imitate."""
+
+    k: int = 1024
+    """Neighbors per position."""
+    k_max: int = 1024
+    """Neighbors that are cached, so that any k up to it needs no new search."""
+    temperature: float = 16.0
+    """Divides minus the squared distance before the softmax; above 0."""
+    threshold: float = 0.0
+    """Target probabilities at or below this are dropped and the rest renormalised; in [0, 1]."""
+
+    def __post_init__(self) -> None:
+        check_at_least("knn.k", self.k, 1)
+        check_at_least("knn.k_max", self.k_max, 1)
+        check_positive("knn.temperature", self.temperature)
+        check_share("knn.threshold", self.threshold)
+        if self.k > self.k_max:
+            raise ConfigError(
+                f"knn.k is {self.k} but only knn.k_max = {self.k_max} neighbors are cached; "
+                "raise knn.k_max or lower knn.k."
+            )

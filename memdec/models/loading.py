@@ -1,0 +1,130 @@
+"""Load a causal language model from a Hugging Face directory, and name its parts."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from memdec.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+WEIGHT_SUFFIXES = (".safetensors", ".bin")
+IDENTITY_SUFFIXES = (*WEIGHT_SUFFIXES, ".json", ".model", ".txt")
+"""Files of a model directory that decide what it computes."""
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device for `auto`, `cpu`, `cuda` or `cuda:N`.
+
+    Raises:
+        ConfigError: A GPU is asked for and none is there, or the name is unknown.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(
+            f"model.device is {name!r}; allowed: auto, cpu, cuda, cuda:N."
+        ) from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"model.device is {name!r} but torch sees no GPU here; use cpu or auto.")
+    return device
+
+
+def load_causal_lm(path: Path, dtype: str, device: torch.device) -> "PreTrainedModel":
+    """Load a causal LM in evaluation mode from a directory; nothing is downloaded.
+
+    Raises:
+        DataError: The directory is missing or is no causal language model.
+    """
+    from transformers import AutoModelForCausalLM
+
+    _check_folder(path)
+    try:
+        lm = AutoModelForCausalLM.from_pretrained(
+            path, dtype=getattr(torch, dtype), local_files_only=True, attn_implementation="sdpa"
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise DataError(f"{path} is not a loadable causal LM: {_first_line(error)}") from None
+    _check_plain_head(lm, path)
+    return lm.to(device).eval()
+
+
+def load_tokenizer(path: Path) -> Any:
+    """Load the tokenizer that stands in a model directory.
+
+    Raises:
+        DataError: The directory is missing or holds no tokenizer.
+    """
+    from transformers import AutoTokenizer
+
+    _check_folder(path)
+    try:
+        return AutoTokenizer.from_pretrained(path, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{path} holds no loadable tokenizer: {_first_line(error)}") from None
+
+
+def blocks(lm: nn.Module) -> Sequence[nn.Module]:
+    """Return the transformer blocks of a Llama, Qwen2, Gemma3, GPT-2 style model, first to last.
+
+    Raises:
+        ConfigError: The architecture keeps its blocks elsewhere.
+    """
+    body = lm.base_model
+    for name in ("layers", "h"):
+        found = getattr(body, name, None)
+        if isinstance(found, nn.ModuleList) and hasattr(found[-1], "mlp"):
+            return list(found)
+    raise ConfigError(
+        f"{type(lm).__name__} has no list of blocks with a feed-forward `mlp` that memdec knows; "
+        "supported: Llama, Qwen, Gemma, GPT-2 and other models of that build."
+    )
+
+
+def body_output(lm: nn.Module, inputs_BT: Tensor) -> Tensor:
+    """Return the last hidden state [B, T, D] (after the final norm), without the LM head."""
+    hidden: Tensor = lm.base_model(input_ids=inputs_BT, use_cache=False).last_hidden_state
+    return hidden
+
+
+def head_weight(lm: "PreTrainedModel") -> Tensor:
+    """Return the output head [V, D]."""
+    weight: Tensor = lm.get_output_embeddings().weight
+    return weight
+
+
+def _check_folder(path: Path) -> None:
+    if not (path / "config.json").is_file():
+        raise DataError(
+            f"{path} is not a Hugging Face model directory (no config.json); give a directory, "
+            "a .gguf file, a hub name or smollm2-135m."
+        )
+
+
+def _check_plain_head(lm: "PreTrainedModel", path: Path) -> None:
+    # The sparse loss and the restricted vocabulary apply the head themselves.
+    head = lm.get_output_embeddings()
+    config = lm.config.get_text_config()
+    scales = [getattr(config, name, None) for name in ("logit_scale", "logits_scaling")]
+    softcap = getattr(config, "final_logit_softcapping", None)
+    if (
+        not isinstance(head, nn.Linear)
+        or head.bias is not None
+        or softcap
+        or any(scale not in (None, 1, 1.0) for scale in scales)
+    ):
+        raise DataError(
+            f"{path}: {type(lm).__name__} changes its logits after the output head (bias, cap or "
+            "scale), which memdec does not support."
+        )
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0]

@@ -1,0 +1,146 @@
+"""One experiment is one YAML file: defaults < file < command line, checked before any work."""
+
+import re
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+from yaml import YAMLError
+
+from memdec.checks import check_choice
+from memdec.corpus.config import CorpusConfig
+from memdec.datastore.config import DatastoreConfig, KnnConfig
+from memdec.datastore.search_config import SearchConfig
+from memdec.errors import ConfigError
+from memdec.evaluation.config import EvaluationConfig
+from memdec.methods.config import KnnLmConfig
+from memdec.models.config import ModelConfig
+from memdec.training.config import MemoryDecoderConfig, TrainerConfig
+
+METHODS = ("base", "knn_lm", "memory_decoder")
+SCALES = ("smoke", "small", "paper")
+LOGGERS = ("csv", "wandb", "none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """Everything that a run needs to know."""
+
+    name: str
+    """Short name; starts the record's id."""
+    title: str = ""
+    """One line for people."""
+    table: str = ""
+    """Table of the report that the records belong to; empty for the experiment's name."""
+    scale: str = "small"
+    """smoke, small or paper; never mixed in one table."""
+    seed: int = 0
+    """Orders the training windows and starts weights that have none."""
+    methods: list[str] = field(default_factory=lambda: ["base", "knn_lm", "memory_decoder"])
+    """Methods to compare; each leaves one record."""
+    logger: str = "csv"
+    """Where training curves go besides the record: csv, wandb or none."""
+    corpus: CorpusConfig = field(default_factory=CorpusConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    datastore: DatastoreConfig = field(default_factory=DatastoreConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
+    knn: KnnConfig = field(default_factory=KnnConfig)
+    memory_decoder: MemoryDecoderConfig = field(default_factory=MemoryDecoderConfig)
+    knn_lm: KnnLmConfig = field(default_factory=KnnLmConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
+            raise ConfigError(
+                f"name is {self.name!r}; it names files: use letters, digits, dot, dash, underscore."
+            )
+        check_choice("scale", self.scale, SCALES)
+        check_choice("logger", self.logger, LOGGERS)
+        if not self.methods:
+            raise ConfigError(f"methods is empty; choose from {', '.join(METHODS)}.")
+        for method in self.methods:
+            check_choice("methods", method, METHODS)
+
+    def facts(self) -> dict[str, Any]:
+        """Return the whole configuration as plain data."""
+        return asdict(self)
+
+
+def load_experiment(path: Path | str, overrides: list[str] | None = None) -> Experiment:
+    """Build an experiment from a YAML file and `key=value` (or `--key=value`) overrides.
+
+    Raises:
+        ConfigError: File missing or not YAML, unknown key, wrong type, or value out of range.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"{path} is not a file; give the path of an experiment's YAML file.")
+    schema = OmegaConf.structured(Experiment)
+    _unlock(schema)
+    try:
+        content = OmegaConf.load(path)
+    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {_first_line(error)}") from None
+    if not isinstance(content, DictConfig):
+        raise ConfigError(f"{path} must hold `key: value` lines, not {type(content).__name__}.")
+    merged = _merge(schema, content, str(path))
+    for override in overrides or []:
+        merged = _merge(merged, _parse_override(override), "command line")
+    if OmegaConf.is_missing(merged, "name"):
+        merged.name = path.stem
+    try:
+        return OmegaConf.to_object(merged)  # type: ignore[return-value]
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{path}: {_first_line(error)}") from None
+
+
+def _parse_override(override: str) -> DictConfig:
+    key, equals, _ = override.removeprefix("--").partition("=")
+    if not equals or not key:
+        raise ConfigError(f"{override!r} is not of the form key=value, such as trainer.max_epochs=2.")
+    try:
+        return OmegaConf.from_dotlist([override.removeprefix("--")])
+    except (YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"{override!r} cannot be read: {_first_line(error)}") from None
+
+
+def _merge(config: DictConfig, update: DictConfig, where: str) -> DictConfig:
+    try:
+        return OmegaConf.merge(config, update)  # type: ignore[return-value]
+    except ConfigKeyError as error:
+        raise ConfigError(f"{where}: {_unknown_key(str(error.full_key))}") from None
+    except OmegaConfBaseException as error:
+        key = f"{error.full_key}: " if error.full_key else ""
+        raise ConfigError(f"{where}: {key}{_first_line(error)}.") from None
+
+
+def _unknown_key(key: str) -> str:
+    *parents, last = key.split(".")
+    owner: Any = Experiment
+    for name in parents:
+        found = {f.name: f.type for f in fields(owner)}.get(name)
+        if not is_dataclass(found):
+            break
+        owner = found
+    allowed = [f.name for f in fields(owner)]
+    near = get_close_matches(last, allowed, n=2)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    section = ".".join(parents) or "the top level"
+    return f"unknown key {key!r}; {hint}{section} knows: {', '.join(allowed)}."
+
+
+def _unlock(node: DictConfig) -> None:
+    # OmegaConf makes frozen dataclasses read-only; only the built objects need to be.
+    OmegaConf.set_readonly(node, False)
+    for key in node:
+        child = node._get_node(key)
+        if isinstance(child, DictConfig):
+            _unlock(child)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0].rstrip(".")
