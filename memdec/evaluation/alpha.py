@@ -1,0 +1,121 @@
+"""The memory's best share in a mixture, exactly, from cached gold log-probs.
+
+The mixture's mean NLL is convex in alpha, so its optimum is found by the sign of one derivative.
+With r = p_memory / p_lm - 1 for each gold token:
+    nll(alpha)  = nll_lm - mean log(1 + alpha r)
+    nll'(alpha) = -mean r / (1 + alpha r)
+
+Shape legend: N tokens, A alphas, G tokens whose factors are multiplied before one logarithm.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from memdec.errors import DataError
+
+GROUP = 8
+LARGEST_GAIN = 80.0  # nats; exp(80) to the 8th power still fits float64
+ALPHA_TOLERANCE = 1e-6
+TOKENS_AT_ONCE = 1 << 17
+
+
+def best_alpha(
+    lm_gold_log_probs: ArrayLike | Tensor, memory_gold_log_probs: ArrayLike | Tensor
+) -> tuple[float, float]:
+    """Return the alpha in [0, 1] with the lowest mean NLL, to 1e-6, and that NLL (nats per token).
+
+    Args:
+        lm_gold_log_probs: Finite natural log-probs of the gold tokens under the base [N].
+        memory_gold_log_probs: The same under the memory or retriever [N]; may be -inf.
+
+    Raises:
+        DataError: Lengths differ, there is no token, or an entry cannot be a log-prob.
+    """
+    lm_N, gain_N = _gains(lm_gold_log_probs, memory_gold_log_probs)
+    ratio_N = gain_N.clamp(max=700.0).expm1()
+
+    def slope(alpha: float) -> float:
+        return -float((ratio_N / (1 + alpha * ratio_N)).mean())
+
+    low, high = 0.0, 1.0
+    if slope(0.0) >= 0:
+        high = 0.0
+    elif not bool((ratio_N == -1).any()) and slope(1.0) <= 0:
+        low = 1.0
+    while high - low > ALPHA_TOLERANCE:
+        middle = (low + high) / 2
+        low, high = (low, middle) if slope(middle) >= 0 else (middle, high)
+    alpha = (low + high) / 2
+    return alpha, float(mixture_nll(lm_N, lm_N + gain_N, [alpha])[0])
+
+
+def mixture_nll(
+    lm_gold_log_probs: ArrayLike | Tensor,
+    memory_gold_log_probs: ArrayLike | Tensor,
+    alphas: Sequence[float],
+) -> Tensor:
+    """Return the mixture's mean NLL (nats per token, f64 [A]) at each of `alphas`.
+
+    Logarithms are taken of products of GROUP factors, which makes the curve several times cheaper.
+
+    Raises:
+        DataError: As in `best_alpha`.
+    """
+    lm_N, gain_N = _gains(lm_gold_log_probs, memory_gold_log_probs)
+    alphas_A = torch.as_tensor(alphas, dtype=torch.float64)
+    usual_N = gain_N <= LARGEST_GAIN
+    gained_A = torch.zeros_like(alphas_A)
+    for start in range(0, len(gain_N), TOKENS_AT_ONCE):
+        part = slice(start, start + TOKENS_AT_ONCE)
+        gained_A += _usual_gain(gain_N[part][usual_N[part]], alphas_A)
+    large_N = gain_N[~usual_N]  # alpha r >> 1 unless alpha is 0
+    with_zero = alphas_A.log()[:, None] + large_N
+    gained_A += torch.logaddexp(with_zero, torch.log1p(-alphas_A)[:, None]).sum(1)
+    return -lm_N.mean() - gained_A / len(lm_N)
+
+
+def alpha_curve(
+    lm_gold_log_probs: ArrayLike | Tensor,
+    memory_gold_log_probs: ArrayLike | Tensor,
+    num_points: int,
+) -> tuple[list[float], list[float]]:
+    """Return `num_points` evenly spaced alphas from 0 to 1 and the perplexity at each."""
+    alphas = np.linspace(0.0, 1.0, num_points).tolist()
+    nll_A = mixture_nll(lm_gold_log_probs, memory_gold_log_probs, alphas)
+    return alphas, nll_A.exp().tolist()
+
+
+def _usual_gain(gain_N: Tensor, alphas_A: Tensor) -> Tensor:
+    padding = -len(gain_N) % GROUP
+    ratio_GN = torch.nn.functional.pad(gain_N.expm1(), (0, padding)).view(GROUP, -1)
+    gained_A = torch.empty_like(alphas_A)
+    product = torch.empty_like(ratio_GN[0])
+    for i, alpha in enumerate(alphas_A.tolist()):
+        torch.add(torch.ones(()), ratio_GN[0], alpha=alpha, out=product)
+        for ratio in ratio_GN[1:]:
+            # product * (1 + alpha r), without a temporary for the factor
+            product.addcmul_(product, ratio, value=alpha)
+        gained_A[i] = product.log_().sum()
+    return gained_A
+
+
+def _gains(lm: ArrayLike | Tensor, memory: ArrayLike | Tensor) -> tuple[Tensor, Tensor]:
+    lm_N = torch.as_tensor(np.asarray(lm)).double()
+    memory_N = torch.as_tensor(np.asarray(memory)).double()
+    if lm_N.shape != memory_N.shape or lm_N.dim() != 1 or len(lm_N) == 0:
+        raise DataError(
+            f"gold log-probs of base and memory need one equal length above 0, got "
+            f"{list(lm_N.shape)} and {list(memory_N.shape)}; were they scored on the same tokens?"
+        )
+    # Rounding can leave a sure token a hair above log 1.
+    usable = lm_N.isfinite().all() and not memory_N.isnan().any()
+    if not usable or lm_N.max() > 1e-4 or memory_N.max() > 1e-4:
+        raise DataError(
+            "gold log-probs must be natural logs at most 0: finite for the base, "
+            "finite or -inf for the memory."
+        )
+    return lm_N, memory_N - lm_N

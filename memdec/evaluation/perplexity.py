@@ -1,0 +1,71 @@
+"""Perplexity, bits per byte, and their intervals over documents.
+
+Shape legend: N scored tokens, D documents, S resamples.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memdec.errors import DataError
+
+BITS = 1 / math.log(2)
+LEVEL = (2.5, 97.5)
+
+
+def perplexity_metrics(gold_log_probs_N: NDArray[Any], num_bytes: int) -> dict[str, float]:
+    """Return perplexity, nll (nats per token), num_tokens and bits_per_byte.
+
+    Perplexity is exp(total nll / tokens). Bits are divided by the bytes of the text of all tokens
+    of the split, the first (never predicted) included.
+
+    Raises:
+        DataError: There is no token, or a gold token has probability 0.
+    """
+    if len(gold_log_probs_N) == 0:
+        raise DataError("there is no token to score.")
+    total = -float(gold_log_probs_N.sum(dtype=np.float64))
+    nll = total / len(gold_log_probs_N)
+    return {
+        "perplexity": math.exp(nll) if math.isfinite(nll) else math.inf,
+        "nll": nll,
+        "num_tokens": len(gold_log_probs_N),
+        "bits_per_byte": total * BITS / num_bytes,
+    }
+
+
+def document_totals(
+    gold_log_probs_N: NDArray[Any], document_starts: NDArray[Any]
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return nll total and token count of each document; row r is stream position r + 1."""
+    positions = np.arange(1, len(gold_log_probs_N) + 1)
+    document = np.searchsorted(document_starts, positions, side="right") - 1
+    totals_D = np.bincount(document, -gold_log_probs_N, minlength=len(document_starts))
+    return totals_D, np.bincount(document, minlength=len(document_starts))
+
+
+def paired_bootstrap(
+    method_totals_D: NDArray[np.float64],
+    base_totals_D: NDArray[np.float64],
+    tokens_D: NDArray[np.int64],
+    num_samples: int,
+    seed: int,
+) -> dict[str, list[float]]:
+    """Return 95% intervals of perplexity and of its ratio to the base, resampling documents.
+
+    The same documents are drawn for both, so that their common difficulty cancels in the ratio.
+    """
+    generator = np.random.default_rng(seed)
+    num_documents = len(tokens_D)
+    picks_SD = generator.multinomial(
+        num_documents, np.full(num_documents, 1 / num_documents), size=num_samples
+    )
+    tokens_S = picks_SD @ tokens_D
+    nll_S = picks_SD @ method_totals_D / tokens_S
+    base_nll_S = picks_SD @ base_totals_D / tokens_S
+    return {
+        "test/perplexity": np.percentile(np.exp(nll_S), LEVEL).tolist(),
+        "test/perplexity_ratio_to_base": np.percentile(np.exp(nll_S - base_nll_S), LEVEL).tolist(),
+    }

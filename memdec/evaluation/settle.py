@@ -1,0 +1,59 @@
+"""Choose a method's mixture on validation: one tuner for all methods.
+
+Shape legend: N scored tokens of a split.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from memdec.evaluation.alpha import best_alpha, mixture_nll
+from memdec.methods.contract import AdaptedLM, Candidate, Scores
+from memdec.models.mixture import mix_log_probs
+
+
+@dataclass(frozen=True)
+class Settled:
+    """An adapted model with everything chosen."""
+
+    gold_log_probs: Mapping[str, NDArray[np.float32]]
+    """Per split, of the final distribution [N]."""
+    alpha: float | None
+    """None where nothing is mixed in."""
+    candidate: Candidate | None
+    """The distribution that is mixed in."""
+    tuned: Mapping[str, float]
+    """What was chosen on validation."""
+
+
+def settle(adapted: AdaptedLM) -> Settled:
+    """Pick the candidate, and alpha unless it is given, with the lowest NLL on validation."""
+    if not adapted.candidates:
+        return Settled(adapted.lm, None, None, {})
+    alpha, _, chosen = min(
+        (_tune(adapted, candidate) for candidate in adapted.candidates), key=lambda found: found[1]
+    )
+    tuned = dict(chosen.settings)
+    if isinstance(adapted.alpha, str):
+        tuned["alpha"] = alpha
+    return Settled(mix(adapted.lm, chosen.scores, alpha), alpha, chosen, tuned)
+
+
+def _tune(adapted: AdaptedLM, candidate: Candidate) -> tuple[float, float, Candidate]:
+    validation = adapted.lm["validation"], candidate.scores["validation"]
+    if isinstance(adapted.alpha, str):
+        return *best_alpha(*validation), candidate
+    return adapted.alpha, float(mixture_nll(*validation, [adapted.alpha])[0]), candidate
+
+
+def mix(lm: Scores, added: Scores, alpha: float) -> dict[str, NDArray[np.float32]]:
+    """Mix the gold log-probs of every split."""
+    return {
+        split: mix_log_probs(
+            torch.tensor(lm[split]), torch.tensor(added[split]), alpha
+        ).numpy()
+        for split in lm
+    }

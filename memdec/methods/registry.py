@@ -1,0 +1,10 @@
+"""All methods by name."""
+
+from memdec.methods.base import Base
+from memdec.methods.contract import Method
+from memdec.methods.knn_lm import KnnLm
+from memdec.methods.memory_decoder import MemoryDecoderMethod
+
+METHODS: dict[str, Method] = {
+    method.name: method for method in (Base(), KnnLm(), MemoryDecoderMethod())
+}

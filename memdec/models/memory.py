@@ -1,0 +1,97 @@
+"""The memory decoder: a causal LM whose output tokens may be fewer than its input tokens.
+
+The kNN target never leaves the tokens of its corpus, so a head over those tokens alone is exact for
+training and several times cheaper; every other token gets probability 0 and is left to the base LM
+in the mixture.
+
+Shape legend: B windows, T positions, D width, O output tokens, V vocabulary, N scored positions.
+"""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from memdec.artifacts.files import write_text
+from memdec.errors import DataError
+from memdec.models.loading import body_output, head_weight, load_causal_lm
+from memdec.models.scoring import output_columns
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+MEMORY_FILE = "memory.json"
+OUTPUT_IDS_FILE = "output_ids.npy"
+
+
+class MemoryDecoder(nn.Module):
+    """A trainable decoder with a head over `output_ids_O` (all tokens when None)."""
+
+    output_ids_O: Tensor | None
+
+    def __init__(self, lm: "PreTrainedModel", output_ids_O: Tensor | None) -> None:
+        super().__init__()
+        self.lm = lm
+        self.register_buffer("output_ids_O", output_ids_O, persistent=False)
+
+    def forward(self, inputs_BT: Tensor) -> Tensor:
+        """Return the last hidden states [B, T, D]."""
+        return body_output(self.lm, inputs_BT)
+
+    def head(self) -> Tensor:
+        """Return the rows of the output head that are in use [O, D]; gradients flow to it."""
+        weight_VD = head_weight(self.lm)
+        return weight_VD if self.output_ids_O is None else weight_VD[self.output_ids_O]
+
+    def columns(self, token_ids: Tensor) -> Tensor:
+        """Return the head's row of each token; all must be output tokens."""
+        return output_columns(token_ids, self.output_ids_O)[0]
+
+    def spread(self, logits: Tensor) -> Tensor:
+        """Turn logits over the whole vocabulary [..., V] into log-probs with -inf outside O."""
+        if self.output_ids_O is None:
+            return logits.float().log_softmax(-1)
+        log_probs = torch.full_like(logits, -torch.inf, dtype=torch.float32)
+        log_probs[..., self.output_ids_O] = logits[..., self.output_ids_O].float().log_softmax(-1)
+        return log_probs
+
+    def export(self, path: Path, tokenizer: Any, facts: dict[str, Any]) -> None:
+        """Write a Hugging Face directory plus the memory's own facts and output tokens."""
+        self.lm.save_pretrained(path)
+        tokenizer.save_pretrained(path)
+        if self.output_ids_O is not None:
+            np.save(path / OUTPUT_IDS_FILE, self.output_ids_O.cpu().numpy())
+        write_text(path / MEMORY_FILE, json.dumps(facts, indent=1, sort_keys=True))
+
+
+def load_memory(path: Path, dtype: str, device: torch.device) -> MemoryDecoder:
+    """Load an exported memory.
+
+    Raises:
+        DataError: The folder has no manifest of a memory decoder, or no loadable model.
+    """
+    read_memory_facts(path)
+    lm = load_causal_lm(path, dtype, device)
+    ids_file = path / OUTPUT_IDS_FILE
+    output_ids = torch.from_numpy(np.load(ids_file)).to(device) if ids_file.is_file() else None
+    return MemoryDecoder(lm, output_ids).eval()
+
+
+def read_memory_facts(path: Path) -> dict[str, Any]:
+    """Read what an exported memory says about itself (tokenizer hash, training settings).
+
+    Raises:
+        DataError: `path` is not an exported memory.
+    """
+    try:
+        facts = json.loads((path / MEMORY_FILE).read_text(encoding="utf-8"))
+        facts["tokenizer_hash"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise DataError(
+            f"{path} is not an exported memory (no readable {MEMORY_FILE}); "
+            "give the export folder that `memdec run` prints."
+        ) from None
+    return facts  # type: ignore[no-any-return]

@@ -1,0 +1,171 @@
+"""Run a sweep file's grid on this machine, with no account: `memdec sweep FILE`."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import IO
+
+from filelock import FileLock, Timeout
+
+from memdec.errors import ArtifactError, ConfigError
+from memdec.pipeline.sweep_file import load_sweep
+from memdec.pipeline.sweep_state import Status, TrialState, open_states
+from memdec.pipeline.sweep_view import open_view
+
+POLL_SECONDS = 0.1
+GRACE_SECONDS = 10.0  # between SIGTERM and SIGKILL when the sweep is stopped
+INTERRUPTED = 130  # what a shell reports after Ctrl-C
+
+
+def run_sweep(path: Path | str, jobs: int = 1, artifacts: Path = Path("artifacts")) -> int:
+    """Run every trial that has not finished yet, `jobs` at a time; return the exit code.
+
+    A trial is a subprocess of the command that `wandb agent` would run. Failed trials do not stop
+    the others. States and logs stay in ARTIFACTS/sweeps/NAME, so a later call goes on from there.
+    Returns 0, 1 when a trial failed, or 130 after Ctrl-C (SIGTERM and SIGHUP count as Ctrl-C).
+
+    Raises:
+        ConfigError: The sweep file or one of its trials is wrong; nothing has been started.
+        ArtifactError: Another process runs this sweep.
+    """
+    if jobs < 1:
+        raise ConfigError(f"--jobs must be at least 1, got {jobs}.")
+    sweep = load_sweep(path)
+    folder = artifacts / "sweeps" / sweep.name
+    folder.mkdir(parents=True, exist_ok=True)
+    with _only_one(folder), _signals_as_interrupt():
+        states = open_states(sweep, folder)
+        with open_view(sweep, states, folder) as view:
+            pool = _Pool(states, jobs)
+            try:
+                for state in pool.run():
+                    view.changed(state)
+            except KeyboardInterrupt:
+                pool.stop()
+                return INTERRUPTED
+    return int(any(state.status is Status.FAILED for state in states))
+
+
+class _Pool:
+    """Keeps up to `jobs` trials running, each in a process group of its own."""
+
+    def __init__(self, states: list[TrialState], jobs: int) -> None:
+        self._waiting = [state for state in states if state.status is Status.WAITING]
+        self._running: dict[int, tuple[TrialState, subprocess.Popen[bytes]]] = {}
+        self._jobs = jobs
+
+    def run(self) -> Iterator[TrialState]:
+        """Run all waiting trials; yield a trial's state after each change."""
+        while self._waiting or self._running:
+            for slot in range(self._jobs):
+                if slot not in self._running and self._waiting:
+                    yield self._start(slot, self._waiting.pop(0))
+            yield from self._collect()
+            time.sleep(POLL_SECONDS)
+
+    def stop(self) -> None:
+        """Terminate the running trials as `wandb agent` does, then kill what is left."""
+        for state, process in self._running.values():
+            state.stop()
+            _signal_group(process, signal.SIGTERM)
+        deadline = time.monotonic() + GRACE_SECONDS
+        with suppress(KeyboardInterrupt, subprocess.TimeoutExpired):
+            for _, process in self._running.values():
+                process.wait(timeout=max(0.0, deadline - time.monotonic()))
+        for _, process in self._running.values():
+            _signal_group(process, signal.SIGKILL)
+            process.wait()
+
+    def _start(self, slot: int, state: TrialState) -> TrialState:
+        with state.open_log() as log:
+            try:
+                process = _spawn(state.trial.command, log, _environment(slot, self._jobs))
+            except OSError as error:
+                log.write(f"{state.trial.command[0]}: {error.strerror}\n".encode())
+                log.flush()
+                state.end(127)
+                return state
+        state.start()
+        self._running[slot] = (state, process)
+        return state
+
+    def _collect(self) -> Iterator[TrialState]:
+        for slot, (state, process) in list(self._running.items()):
+            code = process.poll()
+            if code is not None:
+                del self._running[slot]
+                state.end(code)
+                yield state
+
+
+def _spawn(
+    command: tuple[str, ...], log: IO[bytes], environment: dict[str, str]
+) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        env=environment,
+        process_group=0,  # a Ctrl-C reaches the sweep alone, which then stops whole groups
+    )
+
+
+def _environment(slot: int, jobs: int) -> dict[str, str]:
+    environment = dict(os.environ)
+    # The `memdec` of this environment, also when its folder is not on the PATH.
+    bin_folder = str(Path(sys.executable).parent)
+    environment["PATH"] = os.pathsep.join([bin_folder, environment.get("PATH", os.defpath)])
+    environment["PYTHONUNBUFFERED"] = "1"
+    if jobs > 1:
+        threads = max(1, (os.cpu_count() or 1) // jobs)
+        environment.setdefault("OMP_NUM_THREADS", str(threads))
+    devices = [name for name in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    if jobs > 1 and devices:
+        environment["CUDA_VISIBLE_DEVICES"] = devices[slot % len(devices)]
+    return environment
+
+
+def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
+
+
+@contextmanager
+def _only_one(folder: Path) -> Iterator[None]:
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ArtifactError(
+            f"another `memdec sweep` runs in {folder}; wait for it, or raise its --jobs."
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _signals_as_interrupt() -> Iterator[None]:
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    # SIGINT too: a shell that starts the sweep with `&` has it ignored.
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, interrupt) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,115 @@
+"""What is known of each trial of a local sweep: one JSON file and one log a trial."""
+
+import enum
+import json
+import shlex
+import signal
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO
+
+from memdec.artifacts.files import write_text
+from memdec.pipeline.sweep_file import Sweep, Trial
+
+TAIL_BYTES = 4096
+
+
+class Status(enum.StrEnum):
+    """Where a trial stands."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    FINISHED = "finished"
+    EARLIER = "finished earlier"
+    FAILED = "failed"
+    STOPPED = "stopped"
+
+
+class TrialState:
+    """One trial: its status, and the files FOLDER/ID.json and FOLDER/ID.log."""
+
+    def __init__(self, number: int, trial: Trial, folder: Path) -> None:
+        self.number = number
+        self.trial = trial
+        self.file = folder / f"{trial.id}.json"
+        self.log = folder / f"{trial.id}.log"
+        self.status = Status.WAITING
+        self.seconds = 0.0
+        self.reason = ""
+        self._started = 0.0
+        known = _read(self.file)
+        if known.get("status") == Status.FINISHED:
+            self.status = Status.EARLIER
+            self.seconds = float(known.get("seconds", 0.0))
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds so far, or in all."""
+        return time.monotonic() - self._started if self.status is Status.RUNNING else self.seconds
+
+    def last_line(self) -> str:
+        """Return the last line in the log that says anything."""
+        try:
+            with self.log.open("rb") as file:
+                file.seek(max(0, file.seek(0, 2) - TAIL_BYTES))
+                text = file.read().decode("utf-8", errors="replace")
+        except OSError:
+            return ""
+        lines = [line.strip() for line in text.replace("\r", "\n").split("\n")]
+        return next((line for line in reversed(lines) if line), "")
+
+    def open_log(self) -> IO[bytes]:
+        """Open the log for one more attempt; earlier attempts stay in it."""
+        log = self.log.open("ab")
+        log.write(f"# {_now()} {shlex.join(self.trial.command)}\n".encode())
+        log.flush()
+        return log
+
+    def start(self) -> None:
+        """Note that the trial runs."""
+        self.status = Status.RUNNING
+        self._started = time.monotonic()
+
+    def end(self, code: int) -> None:
+        """Note the exit code of the trial's process."""
+        self.seconds = round(self.elapsed, 1)
+        self.status = Status.FINISHED if code == 0 else Status.FAILED
+        if code:
+            how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit {code}"
+            self.reason = f"{how}: {self.last_line()}"
+        self._write(code)
+
+    def stop(self) -> None:
+        """Note that the sweep was stopped while the trial ran."""
+        self.seconds = round(self.elapsed, 1)
+        self.status = Status.STOPPED
+        self._write(None)
+
+    def _write(self, code: int | None) -> None:
+        facts = {
+            "status": self.status,
+            "exit_code": code,
+            "seconds": self.seconds,
+            "ended": _now(),
+            "parameters": self.trial.parameters,
+            "command": self.trial.command,
+        }
+        write_text(self.file, json.dumps(facts, indent=1) + "\n")
+
+
+def open_states(sweep: Sweep, folder: Path) -> list[TrialState]:
+    """Return the states of all trials, those that finished in an earlier call marked so."""
+    return [TrialState(number, trial, folder) for number, trial in enumerate(sweep.trials, 1)]
+
+
+def _read(file: Path) -> dict[str, object]:
+    try:
+        known = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}  # never run, or torn by a full disk: the trial runs (again)
+    return known if isinstance(known, dict) else {}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
