@@ -35,6 +35,9 @@ class ShingleIndex:
         self._texts_with: defaultdict[Shingle, list[int]] = defaultdict(list)
         self._sizes: list[int] = []
 
+    def __len__(self) -> int:
+        return len(self._sizes)
+
     def add(self, text: str) -> None:
         """Add a text; its number is how many were added before."""
         found = set().union(*map(shingles, split_long(text)))
@@ -72,26 +75,33 @@ def drop_near_duplicates(texts: Iterable[str]) -> list[str]:
 
 
 class Overlap:
-    """Count the test documents that also stand in train, exactly or nearly; train is streamed."""
+    """Count the test documents that also stand in train; all of test first, then train streams."""
 
-    def __init__(self, test_documents: Iterable[str]) -> None:
-        self._index = ShingleIndex()
+    def __init__(self) -> None:
+        self._test = ShingleIndex()
         self._numbers: defaultdict[str, set[int]] = defaultdict(set)
-        for number, text in enumerate(test_documents):
-            self._index.add(text)
-            self._numbers[text].add(number)
-        self.num_documents = len(self._index._sizes)
-        self.exact: set[int] = set()
-        self.near: set[int] = set()
-        """Exact ones included."""
+        self._exact: set[int] = set()
+        self._near: set[int] = set()
+
+    def add_test_document(self, text: str) -> None:
+        """Add a document to look for."""
+        self._numbers[text].add(len(self._test))
+        self._test.add(text)
 
     def add_train_document(self, text: str) -> None:
-        """Mark the test documents that `text` repeats."""
-        self.exact |= self._numbers.get(text, set())
-        self.near |= self._numbers.get(text, set())
-        self.near.update(self._index.near_duplicates(text))
+        """Mark the test documents that `text` repeats, exactly or nearly."""
+        self._exact |= self._numbers.get(text, set())
+        self._near.update(self._test.near_duplicates(text))
 
     @property
     def share(self) -> float:
-        """Share of the test documents with a near duplicate in train."""
-        return len(self.near) / max(1, self.num_documents)
+        """Share of the test documents that have a near duplicate in train."""
+        return len(self._near | self._exact) / max(1, len(self._test))
+
+    def facts(self) -> dict[str, int]:
+        """Return how many test documents there are, and have an exact or a near twin in train."""
+        return {
+            "test_documents": len(self._test),
+            "exact": len(self._exact),
+            "near": len(self._near | self._exact),
+        }

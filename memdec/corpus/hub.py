@@ -1,0 +1,71 @@
+"""Documents of a Hugging Face dataset, by name or from a folder that save_to_disk wrote."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from memdec.artifacts.fingerprint import fingerprint
+from memdec.corpus.config import CorpusConfig
+from memdec.corpus.files import check_text, describe_fields
+from memdec.errors import DataError, MissingExtraError
+
+_SAVED = ("dataset_dict.json", "state.json")
+
+
+def read_dataset(config: CorpusConfig, split: str) -> Iterator[str]:
+    """Yield the text field of each row of a split; corpus.train and the like name the splits."""
+    rows = _load(config, config.locator(split))
+    if config.text_field not in rows.column_names:
+        hint = describe_fields(config.text_field, rows.column_names)
+        raise DataError(f"{config.dataset} has no field {config.text_field!r}; {hint}.")
+    for number, row in enumerate(rows.select_columns([config.text_field])):
+        place = f"{config.dataset}, {config.locator(split)}, row {number}"
+        yield check_text(row[config.text_field], config.text_field, place)
+
+
+def describe_dataset(config: CorpusConfig, hash_file: Callable[[Path], str]) -> dict[str, str]:
+    """Return what identifies the rows: a folder by its content, a named dataset by its revision."""
+    folder = Path(config.dataset).expanduser()
+    if not folder.is_dir():
+        named = {"config": config.dataset_config, "revision": config.dataset_revision}
+        return {"dataset": config.dataset, **named}
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    content = [[path.relative_to(folder).as_posix(), hash_file(path)] for path in files]
+    return {"content": fingerprint(content)}
+
+
+def _load(config: CorpusConfig, split: str) -> Any:
+    try:
+        import datasets
+    except ImportError:
+        raise MissingExtraError(
+            "corpus.source hf needs the package datasets: pip install 'memdec[hub]'."
+        ) from None
+    folder = Path(config.dataset).expanduser()
+    try:
+        if not any((folder / name).is_file() for name in _SAVED):
+            return datasets.load_dataset(
+                config.dataset,
+                config.dataset_config or None,
+                split=split,
+                revision=config.dataset_revision or None,
+            )
+        saved = datasets.load_from_disk(str(folder))
+    except Exception as error:  # datasets raises many kinds, of the network and of the format
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
+        raise DataError(
+            f"The dataset {config.dataset!r}, split {split!r}, cannot be loaded ({reason}); check "
+            f"corpus.dataset, corpus.dataset_config, the split names and the network."
+        ) from None
+    if isinstance(saved, datasets.Dataset):
+        if config.makes_splits:
+            return saved
+        raise DataError(
+            f"{config.dataset} holds rows without splits; save a DatasetDict there, or leave "
+            f"corpus.validation and corpus.test empty and memdec splits the rows."
+        )
+    if split not in saved:
+        raise DataError(
+            f"{config.dataset} has no split {split!r}; it has: {', '.join(map(str, saved))}."
+        )
+    return saved[split]
