@@ -21,6 +21,7 @@ from memdec.pipeline.sweep_view import open_view
 
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 10.0  # between SIGTERM and SIGKILL when the sweep is stopped
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 INTERRUPTED = 130  # what a shell reports after Ctrl-C
 
 
@@ -40,23 +41,21 @@ def run_sweep(path: Path | str, jobs: int = 1, artifacts: Path = Path("artifacts
     sweep = load_sweep(path)
     folder = artifacts / "sweeps" / sweep.name
     folder.mkdir(parents=True, exist_ok=True)
-    with _only_one(folder), _signals_as_interrupt():
+    with _only_one(folder), _count_signals() as signals:
         states = open_states(sweep, folder)
         with open_view(sweep, states, folder) as view:
-            pool = _Pool(states, jobs)
-            try:
-                for state in pool.run():
-                    view.changed(state)
-            except KeyboardInterrupt:
-                pool.stop()
-                return INTERRUPTED
+            for state in _Pool(states, jobs, signals).run():
+                view.changed(state)
+    if signals:
+        return INTERRUPTED
     return int(any(state.status is Status.FAILED for state in states))
 
 
 class _Pool:
     """Keeps up to `jobs` trials running, each in a process group of its own."""
 
-    def __init__(self, states: list[TrialState], jobs: int) -> None:
+    def __init__(self, states: list[TrialState], jobs: int, signals: list[int]) -> None:
+        self._signals = signals
         self._waiting = [state for state in states if state.status is Status.WAITING]
         self._running: dict[int, tuple[TrialState, subprocess.Popen[bytes]]] = {}
         self._jobs = jobs
@@ -64,24 +63,31 @@ class _Pool:
     def run(self) -> Iterator[TrialState]:
         """Run all waiting trials; yield a trial's state after each change."""
         while self._waiting or self._running:
+            if self._signals:
+                yield from self._stop()
+                return
             for slot in range(self._jobs):
                 if slot not in self._running and self._waiting:
                     yield self._start(slot, self._waiting.pop(0))
-            yield from self._collect()
             time.sleep(POLL_SECONDS)
+            yield from self._collect()
 
-    def stop(self) -> None:
-        """Terminate the running trials as `wandb agent` does, then kill what is left."""
-        for state, process in self._running.values():
-            state.stop()
+    def _stop(self) -> Iterator[TrialState]:
+        # SIGTERM first, as `wandb agent` does; a second Ctrl-C cuts the grace short.
+        for _, process in self._running.values():
             _signal_group(process, signal.SIGTERM)
         deadline = time.monotonic() + GRACE_SECONDS
-        with suppress(KeyboardInterrupt, subprocess.TimeoutExpired):
-            for _, process in self._running.values():
-                process.wait(timeout=max(0.0, deadline - time.monotonic()))
-        for _, process in self._running.values():
-            _signal_group(process, signal.SIGKILL)
-            process.wait()
+        while any(process.poll() is None for _, process in self._running.values()):
+            if time.monotonic() > deadline or len(self._signals) > 1:
+                break
+            time.sleep(POLL_SECONDS)
+        for state, process in self._running.values():
+            _signal_group(process, signal.SIGKILL)  # also what the trial left behind
+            if process.wait() == 0:
+                state.end(0)
+            else:
+                state.stop()
+            yield state
 
     def _start(self, slot: int, state: TrialState) -> TrialState:
         with state.open_log() as log:
@@ -154,18 +160,20 @@ def _only_one(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _signals_as_interrupt() -> Iterator[None]:
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
+def _count_signals() -> Iterator[list[int]]:
+    """Collect the signals that ask the sweep to stop, instead of dying of them at any line."""
+    received: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        received.append(number)
 
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield received
         return
     # SIGINT too: a shell that starts the sweep with `&` has it ignored.
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, interrupt) for number in numbers}
+    before = {number: signal.signal(number, note) for number in STOP_SIGNALS}
     try:
-        yield
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -7,7 +7,7 @@ import signal
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from memdec.artifacts.files import write_text
 from memdec.pipeline.sweep_file import Sweep, Trial
@@ -103,7 +103,7 @@ def open_states(sweep: Sweep, folder: Path) -> list[TrialState]:
     return [TrialState(number, trial, folder) for number, trial in enumerate(sweep.trials, 1)]
 
 
-def _read(file: Path) -> dict[str, object]:
+def _read(file: Path) -> dict[str, Any]:
     try:
         known = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):

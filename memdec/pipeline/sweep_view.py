@@ -23,7 +23,11 @@ COLORS = {
     Status.FAILED: "bold red",
     Status.STOPPED: "yellow",
 }
-LAST_STATUSES = (Status.WAITING, Status.EARLIER, Status.FINISHED)  # hidden first when rows are short
+LAST_STATUSES = (
+    Status.WAITING,
+    Status.EARLIER,
+    Status.FINISHED,
+)  # hidden first when rows are short
 
 
 class View(Protocol):
