@@ -56,7 +56,7 @@ def read_json_lines(files: list[Path], field: str) -> Iterator[str]:
                 text = _decode(line, path, offset).removeprefix(_BYTE_ORDER_MARK)
                 offset += len(line)
                 if text.strip():
-                    yield _text_of(text, field, f"{path}:{number}")
+                    yield _text_of(text.rstrip(), field, f"{path}:{number}")
 
 
 def describe_fields(field: str, names: list[str]) -> str:

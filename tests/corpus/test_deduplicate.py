@@ -1,0 +1,102 @@
+"""Near duplicates by hand and against all-pairs set arithmetic."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from memdec.corpus.deduplicate import Overlap, drop_near_duplicates, shingles
+from memdec.corpus.pieces import split_long
+
+
+def sentence(first, last):
+    """Return the numbered words first..last, of which each run of 5 is unique."""
+    return " ".join(f"w{number}" for number in range(first, last + 1))
+
+
+def test_shingles_are_runs_of_five_lower_case_words():
+    assert shingles("You may COPY, modify; and\nsell it.") == {
+        ("you", "may", "copy", "modify", "and"),
+        ("may", "copy", "modify", "and", "sell"),
+        ("copy", "modify", "and", "sell", "it"),
+    }
+    assert shingles("One, two.") == {("one", "two")}
+    assert shingles(" -- ") == set()
+
+
+def test_half_of_the_smaller_text_makes_a_duplicate_and_less_does_not():
+    kept = sentence(1, 100)
+    more = sentence(91, 100) + " " + sentence(201, 202)
+    assert len(shingles(more)) == 8
+    assert len(shingles(more) & shingles(kept)) == 6
+    assert drop_near_duplicates([kept, more]) == [kept]
+    exactly_half = sentence(93, 100) + " " + sentence(201, 204)
+    assert len(shingles(exactly_half)) == 8
+    assert len(shingles(exactly_half) & shingles(kept)) == 4
+    assert drop_near_duplicates([kept, exactly_half]) == [kept]
+    below_half = sentence(94, 100) + " " + sentence(201, 205)
+    assert len(shingles(below_half) & shingles(kept)) == 3
+    assert drop_near_duplicates([kept, below_half]) == [kept, below_half]
+
+
+def test_the_smaller_of_the_two_counts_whichever_comes_first():
+    small, large = sentence(10, 20), sentence(1, 500)
+    assert drop_near_duplicates([small, large]) == [small]
+    assert drop_near_duplicates([large, small]) == [large]
+
+
+def test_a_dropped_text_drops_nobody_else():
+    first, middle, last = sentence(1, 20), sentence(8, 27), sentence(18, 37)
+    assert drop_near_duplicates([first, middle]) == [first]
+    assert drop_near_duplicates([middle, last]) == [middle, last]
+    chain = [sentence(1, 20), sentence(9, 28), sentence(17, 36)]
+    assert drop_near_duplicates(chain) == [chain[0], chain[2]]
+
+
+def test_texts_without_words_are_nobodys_duplicate():
+    assert drop_near_duplicates(["...", "!!!", "..."]) == ["...", "!!!", "..."]
+
+
+def slow_drop(texts):
+    kept = []
+    for text in texts:
+        mine = shingles(text)
+        if not any(
+            mine & shingles(other)
+            and len(mine & shingles(other)) / min(len(mine), len(shingles(other))) >= 0.5
+            for other in kept
+        ):
+            kept.append(text)
+    return kept
+
+
+short_texts = st.lists(st.lists(st.sampled_from("abc"), max_size=14).map(" ".join), max_size=10)
+
+
+@given(short_texts)
+def test_the_index_agrees_with_all_pairs(texts):
+    assert drop_near_duplicates(texts) == slow_drop(texts)
+
+
+@given(short_texts, short_texts)
+def test_overlap_agrees_with_all_pairs(test_texts, train_texts):
+    overlap = Overlap()
+    for text in test_texts:
+        overlap.add_test_document(text)
+    for text in train_texts:
+        overlap.add_train_document(text)
+    near = exact = 0
+    for text in test_texts:
+        same = text in train_texts
+        exact += same
+        near += same or any(slow_drop([other, text]) == [other] for other in train_texts)
+    assert overlap.facts() == {"test_documents": len(test_texts), "exact": exact, "near": near}
+    assert overlap.share == (near / len(test_texts) if test_texts else 0)
+
+
+def test_a_long_train_document_is_searched_in_pieces():
+    lines = [sentence(20 * line, 20 * line + 19) for line in range(8000)]
+    long_text = "\n".join(lines)
+    assert len(list(split_long(long_text))) == 2
+    overlap = Overlap()
+    overlap.add_test_document(lines[-7])
+    overlap.add_train_document(long_text)
+    assert overlap.facts() == {"test_documents": 1, "exact": 0, "near": 1}
