@@ -2,6 +2,7 @@
 
 import enum
 import json
+import os
 import shlex
 import signal
 import time
@@ -38,6 +39,7 @@ class TrialState:
         self.seconds = 0.0
         self.reason = ""
         self._started = 0.0
+        self._log_start = 0
         known = _read(self.file)
         if known.get("status") == Status.FINISHED:
             self.status = Status.EARLIER
@@ -49,10 +51,10 @@ class TrialState:
         return time.monotonic() - self._started if self.status is Status.RUNNING else self.seconds
 
     def last_line(self) -> str:
-        """Return the last line in the log that says anything."""
+        """Return the last line that this attempt wrote, or nothing."""
         try:
             with self.log.open("rb") as file:
-                file.seek(max(0, file.seek(0, 2) - TAIL_BYTES))
+                file.seek(max(self._log_start, file.seek(0, os.SEEK_END) - TAIL_BYTES))
                 text = file.read().decode("utf-8", errors="replace")
         except OSError:
             return ""
@@ -64,6 +66,7 @@ class TrialState:
         log = self.log.open("ab")
         log.write(f"# {_now()} {shlex.join(self.trial.command)}\n".encode())
         log.flush()
+        self._log_start = log.tell()
         return log
 
     def start(self) -> None:
@@ -77,7 +80,7 @@ class TrialState:
         self.status = Status.FINISHED if code == 0 else Status.FAILED
         if code:
             how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit {code}"
-            self.reason = f"{how}: {self.last_line()}"
+            self.reason = f"{how}: {self.last_line() or 'it wrote nothing'}"
         self._write(code)
 
     def stop(self) -> None:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
@@ -96,10 +97,13 @@ def describe(sweep: Sweep, trial: Trial) -> str:
 def _table(sweep: Sweep, states: Sequence[TrialState], room: int) -> Table:
     counts = Counter(state.status for state in states)
     title = ", ".join(f"{counts[status]} {status}" for status in Status if counts[status])
-    table = Table(title=f"{sweep.name}: {title}", title_justify="left")
+    table = Table(
+        title=f"{sweep.name}: {title}", title_justify="left", box=SIMPLE_HEAD, expand=True
+    )
     names = sweep.varied
-    for name in ("#", *names, "status", "time", "last line"):
-        table.add_column(name, no_wrap=True, overflow="ellipsis")
+    for name in ("#", *names, "status", "time"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("last line", no_wrap=True, ratio=1)  # takes the width that is left
     for state in _fit(states, room):
         talks = state.status in (Status.RUNNING, Status.FAILED)
         table.add_row(

@@ -41,6 +41,10 @@ if mood == "sleeps":
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     Path("pids.txt").write_text(f"{os.getpid()} {child.pid}")
     time.sleep(600)
+if mood == "deaf":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    Path("pids.txt").write_text(f"{os.getpid()} {os.getpid()}")
+    time.sleep(600)
 if mood == "devices":
     print(os.environ["CUDA_VISIBLE_DEVICES"], os.environ["OMP_NUM_THREADS"])
 """
@@ -121,6 +125,13 @@ def test_a_failed_trial_is_reported_and_retried(write, capsys):
     assert log.read_text().startswith("# 20")
 
 
+def test_a_trial_that_fails_in_silence_says_so(write, capsys):
+    Path("trial.py").write_text("raise SystemExit(3)")
+    assert run_sweep(write([1])) == 1
+    assert run_sweep(write([1])) == 1
+    assert capsys.readouterr().out.count("  exit 3: it wrote nothing") == 2
+
+
 def test_a_killed_trial_does_not_stop_the_others(write, capsys):
     assert run_sweep(write([1, 2, 3], mood="killed")) == 1
     assert states() == {1: "finished", 2: "failed", 3: "finished"}
@@ -191,11 +202,16 @@ def test_one_sweep_at_a_time_in_a_folder(write):
         run_sweep(path)
 
 
-CALL = "import sys; from memdec.pipeline.sweep import run_sweep; sys.exit(run_sweep('grid.yaml'))"
+CALL = """
+import sys
+from memdec.pipeline import sweep
+sweep.GRACE_SECONDS = float(sys.argv[1])
+sys.exit(sweep.run_sweep("grid.yaml"))
+"""
 
 
-def call(**options):
-    return subprocess.Popen([sys.executable, "-c", CALL], **options)
+def call(grace=10.0, **options):
+    return subprocess.Popen([sys.executable, "-c", CALL, str(grace)], **options)
 
 
 def alive(pid):
@@ -222,6 +238,20 @@ def test_a_stopped_sweep_leaves_no_process_and_goes_on_later(write, number):
     Path("healed").touch()
     assert run_sweep(path) == 0
     assert started() == [1, 1, 2]
+
+
+@pytest.mark.parametrize(("grace", "signals"), [(0.3, 1), (600, 2)])
+def test_a_trial_deaf_to_sigterm_is_killed_after_the_grace_or_a_second_ctrl_c(
+    write, grace, signals
+):
+    write([1], mood="deaf")
+    process = call(grace, stdout=subprocess.DEVNULL)
+    wait_for(lambda: Path("pids.txt").exists() and Path("pids.txt").read_text())
+    for _ in range(signals):
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=20) == 130
+    assert not alive(Path("pids.txt").read_text().split()[0])
 
 
 def test_a_terminal_shows_a_live_table(write):

@@ -52,6 +52,12 @@ def test_the_grid_is_every_combination_once(write):
     assert sweep.metric == "test/perplexity"
 
 
+def test_names_are_sorted_as_wandb_sweep_stores_them():
+    points = expand({"b": {"values": [1, 2]}, "a": {"values": ["x", "y"]}})
+    assert list(map(list, points)) == [["a", "b"]] * 4
+    assert [tuple(point.values()) for point in points] == [("x", 1), ("x", 2), ("y", 1), ("y", 2)]
+
+
 def test_only_differing_parameters_name_a_trial(write):
     parameters = {"knn.k": {"value": 8}, "seed": {"values": [0, 1]}}
     assert load_sweep(write(parameters=parameters)).varied == ["seed"]
