@@ -43,7 +43,8 @@ def document_totals(
     positions = np.arange(1, len(gold_log_probs_N) + 1)
     document = np.searchsorted(document_starts, positions, side="right") - 1
     totals_D = np.bincount(document, -gold_log_probs_N, minlength=len(document_starts))
-    return totals_D, np.bincount(document, minlength=len(document_starts))
+    counts_D = np.bincount(document, minlength=len(document_starts))
+    return totals_D.astype(np.float64), counts_D.astype(np.int64)
 
 
 def paired_bootstrap(

@@ -52,8 +52,6 @@ def _tune(adapted: AdaptedLM, candidate: Candidate) -> tuple[float, float, Candi
 def mix(lm: Scores, added: Scores, alpha: float) -> dict[str, NDArray[np.float32]]:
     """Mix the gold log-probs of every split."""
     return {
-        split: mix_log_probs(
-            torch.tensor(lm[split]), torch.tensor(added[split]), alpha
-        ).numpy()
+        split: mix_log_probs(torch.tensor(lm[split]), torch.tensor(added[split]), alpha).numpy()
         for split in lm
     }

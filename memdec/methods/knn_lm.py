@@ -3,6 +3,8 @@
 Shape legend: Q queries, K neighbors.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -40,7 +42,7 @@ class KnnLm(Method):
         )
 
 
-def _knn_scores(artifacts: dict[str, Artifact], temperature: float) -> Scores:
+def _knn_scores(artifacts: Mapping[str, Artifact], temperature: float) -> Scores:
     values_N = np.asarray(artifacts["datastore"].array("values"))
     neighbors = artifacts["query_neighbors"]
     return {

@@ -12,10 +12,6 @@ from memdec.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-WEIGHT_SUFFIXES = (".safetensors", ".bin")
-IDENTITY_SUFFIXES = (*WEIGHT_SUFFIXES, ".json", ".model", ".txt")
-"""Files of a model directory that decide what it computes."""
-
 
 def pick_device(name: str) -> torch.device:
     """Return the device for `auto`, `cpu`, `cuda` or `cuda:N`.
@@ -28,9 +24,7 @@ def pick_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ConfigError(
-            f"model.device is {name!r}; allowed: auto, cpu, cuda, cuda:N."
-        ) from None
+        raise ConfigError(f"model.device is {name!r}; allowed: auto, cpu, cuda, cuda:N.") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"model.device is {name!r} but torch sees no GPU here; use cpu or auto.")
     return device
@@ -43,8 +37,10 @@ def load_causal_lm(path: Path, dtype: str, device: torch.device) -> "PreTrainedM
         DataError: The directory is missing or is no causal language model.
     """
     from transformers import AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
 
     _check_folder(path)
+    disable_progress_bar()  # loading takes a second; the stages show their own bars
     try:
         lm = AutoModelForCausalLM.from_pretrained(
             path, dtype=getattr(torch, dtype), local_files_only=True, attn_implementation="sdpa"
@@ -52,7 +48,8 @@ def load_causal_lm(path: Path, dtype: str, device: torch.device) -> "PreTrainedM
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise DataError(f"{path} is not a loadable causal LM: {_first_line(error)}") from None
     _check_plain_head(lm, path)
-    return lm.to(device).eval()
+    nn.Module.to(lm, device)
+    return lm.eval()
 
 
 def load_tokenizer(path: Path) -> Any:
@@ -89,7 +86,8 @@ def blocks(lm: nn.Module) -> Sequence[nn.Module]:
 
 def body_output(lm: nn.Module, inputs_BT: Tensor) -> Tensor:
     """Return the last hidden state [B, T, D] (after the final norm), without the LM head."""
-    hidden: Tensor = lm.base_model(input_ids=inputs_BT, use_cache=False).last_hidden_state
+    body: Any = lm.base_model
+    hidden: Tensor = body(input_ids=inputs_BT, use_cache=False).last_hidden_state
     return hidden
 
 

@@ -67,6 +67,36 @@ class MemoryDecoder(nn.Module):
         write_text(path / MEMORY_FILE, json.dumps(facts, indent=1, sort_keys=True))
 
 
+def initial_lm(path: Path, from_scratch: bool, seed: int) -> "PreTrainedModel":
+    """Return the trainable LM that a memory starts from, in float32 and without dropout.
+
+    Args:
+        path: A Hugging Face directory.
+        from_scratch: Use its architecture with new weights, drawn from `seed`.
+        seed: Used for new weights only.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    if not from_scratch:
+        lm = load_causal_lm(path, "float32", torch.device("cpu"))
+    else:
+        config = AutoConfig.from_pretrained(path, local_files_only=True)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            lm = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    _drop_dropout(lm)
+    return lm.requires_grad_(True).train()
+
+
+def _drop_dropout(lm: "PreTrainedModel") -> None:
+    # The teacher is deterministic; the authors train with whatever the checkpoint's config says.
+    for module in lm.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            setattr(module, "attention_dropout", 0.0)  # noqa: B010  (a plain float attribute)
+
+
 def load_memory(path: Path, dtype: str, device: torch.device) -> MemoryDecoder:
     """Load an exported memory.
 
@@ -94,4 +124,4 @@ def read_memory_facts(path: Path) -> dict[str, Any]:
             f"{path} is not an exported memory (no readable {MEMORY_FILE}); "
             "give the export folder that `memdec run` prints."
         ) from None
-    return facts  # type: ignore[no-any-return]
+    return facts

@@ -101,7 +101,9 @@ def load_experiment(path: Path | str, overrides: list[str] | None = None) -> Exp
 def _parse_override(override: str) -> DictConfig:
     key, equals, _ = override.removeprefix("--").partition("=")
     if not equals or not key:
-        raise ConfigError(f"{override!r} is not of the form key=value, such as trainer.max_epochs=2.")
+        raise ConfigError(
+            f"{override!r} is not of the form key=value, such as trainer.max_epochs=2."
+        )
     try:
         return OmegaConf.from_dotlist([override.removeprefix("--")])
     except (YAMLError, OmegaConfBaseException) as error:

@@ -74,7 +74,7 @@ class _TrainingWindows(Dataset[Batch]):
     def __init__(self, data: "MemoryData") -> None:
         self._data = data
 
-    def __getitem__(self, micro: MicroBatch) -> Batch:  # type: ignore[override]
+    def __getitem__(self, micro: MicroBatch) -> Batch:
         windows = self._data.train_windows
         chosen = [windows[i] for i in micro.windows]
         batch = make_batch(self._data.train_tokens, chosen, self._data.rules)

@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -78,14 +79,15 @@ def fit_memory(
     if trainer.is_global_zero:
         _load_best(module, folder / "best.ckpt")
         memory.export(out.path / "export", tokenizer, facts)
-        lines = (json.dumps(entry, sort_keys=True) + "\n" for entry in module.history)
+        lines = (_line(entry) for entry in module.history)
         write_text(out.path / "metrics.jsonl", "".join(lines))
         shutil.rmtree(folder)
         out.info(
             steps=trainer.global_step,
             fit_seconds=round(seconds, 1),
+            train_tokens=module.tokens_seen,
             parameters=sum(p.numel() for p in memory.parameters()),
-            best=min((e[MONITOR] for e in module.history if MONITOR in e), default=None),
+            best=min((float(e[MONITOR]) for e in module.history if MONITOR in e), default=None),
             **facts,
         )
 
@@ -145,9 +147,11 @@ def _load_best(module: MemoryModule, path: Path) -> None:
     module.load_state_dict(weights)
 
 
-def _is_watched() -> bool:
-    import sys
+def _line(entry: dict[str, Any]) -> str:
+    return json.dumps({key: float(value) for key, value in entry.items()}, sort_keys=True) + "\n"
 
+
+def _is_watched() -> bool:
     return sys.stderr.isatty()
 
 

@@ -34,7 +34,10 @@ class MemoryModule(lightning.LightningModule):
     ) -> None:
         super().__init__()
         self.memory = memory
-        self.history: list[dict[str, float]] = []
+        self.history: list[dict[str, float | Tensor]] = []
+        """Curves: one entry a micro-batch or validation; tensors stay on the device until written."""
+        self.tokens_seen = 0
+        """Scored tokens of this process so far."""
         self._config = config
         self._options = trainer_config
         self._validate = validate
@@ -49,6 +52,7 @@ class MemoryModule(lightning.LightningModule):
         # Lightning averages over accumulated passes and processes; the step wants a sum of shares.
         scale = batch["weight"] * self.trainer.accumulate_grad_batches * self.trainer.world_size
         self._log_training(loss, kl, nll)
+        self.tokens_seen += len(hidden_ND)
         return loss * scale
 
     def _targets(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
@@ -61,8 +65,8 @@ class MemoryModule(lightning.LightningModule):
     def _log_training(self, loss: Tensor, kl: Tensor, nll: Tensor) -> None:
         values = {"train/loss": loss, "train/kl": kl, "train/nll": nll}
         self.log_dict(values, prog_bar=True)
-        entry = {"step": float(self.global_step)}
-        self.history.append(entry | {name: value.item() for name, value in values.items()})
+        detached = {name: value.detach() for name, value in values.items()}
+        self.history.append({"step": float(self.global_step)} | detached)
 
     def on_validation_epoch_start(self) -> None:
         """Forget the scores of the last validation."""
@@ -81,11 +85,13 @@ class MemoryModule(lightning.LightningModule):
         gold_N = self._gold_log_probs
         if self.trainer.world_size > 1:
             # Each token was scored by one process; the others hold 0, so the lowest is its score.
-            gold_N = self.all_gather(gold_N.to(self.device)).amin(0).cpu()
+            gathered = self.all_gather(gold_N.to(self.device))
+            assert isinstance(gathered, Tensor)
+            gold_N = gathered.amin(0).cpu()
         metrics = self._validate(gold_N)
         self.log_dict(metrics, prog_bar=True, rank_zero_only=False)
         if not self.trainer.sanity_checking:
-            self.history.append({"step": float(self.global_step)} | metrics)
+            self.history.append({"step": float(self.global_step), **metrics})
 
     def configure_optimizers(self) -> Any:
         """AdamW with linear warm-up and linear decay to zero, stepped with the optimizer."""
@@ -104,12 +110,17 @@ class MemoryModule(lightning.LightningModule):
             return max(0.0, (total - step) / max(1, total - options.warmup_steps))
 
         scheduler = LambdaLR(optimizer, rate)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the curves, so that a resumed run has them whole."""
+        """Keep curves and counts, so that a resumed run has them whole."""
         checkpoint["history"] = self.history
+        checkpoint["tokens_seen"] = self.tokens_seen
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the curves of the interrupted run."""
+        """Take curves and counts of the interrupted run."""
         self.history = list(checkpoint["history"])
+        self.tokens_seen = checkpoint["tokens_seen"]

@@ -1,0 +1,119 @@
+"""The command line: verbs to functions. User errors are one line and exit code 2."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from memdec import __version__
+from memdec.errors import MemdecError
+
+EXIT_USER = 2
+EXIT_INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one verb and leave with its exit code."""
+    parser = _parser()
+    known, rest = parser.parse_known_args(arguments)
+    if rest and not known.takes_settings:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    known.settings = [*getattr(known, "settings", []), *rest]
+    try:
+        sys.exit(known.verb(known))
+    except MemdecError as error:
+        print(f"memdec: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(EXIT_USER)
+    except KeyboardInterrupt:
+        print("memdec: interrupted; the same command goes on from here.", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="memdec",
+        description="Train a small decoder to imitate kNN retrieval; plug it into a frozen LM.",
+    )
+    parser.add_argument("--version", action="version", version=f"memdec {__version__}")
+    verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
+    _experiment_verb(verbs, "run", _run, "all stages, one record a method, the result table")
+    _experiment_verb(verbs, "plan", _plan, "stages, what is complete, rows, bytes, FLOPs")
+    _generate_verb(verbs)
+    return parser
+
+
+def _verb(
+    verbs: Any, name: str, function: Callable[[Any], int], text: str, takes_settings: bool = False
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=text)
+    parser.set_defaults(verb=function, takes_settings=takes_settings)
+    return parser
+
+
+def _experiment_verb(verbs: Any, name: str, function: Callable[[Any], int], text: str) -> None:
+    parser = _verb(verbs, name, function, text, takes_settings=True)
+    parser.add_argument("experiment", type=Path, help="the experiment's YAML file")
+    parser.add_argument("settings", nargs="*", metavar="key=value", help="settings to change")
+
+
+def _run(options: Any) -> int:
+    from memdec.pipeline.experiment import load_experiment
+    from memdec.pipeline.job import artifacts_root
+    from memdec.pipeline.runner import run_experiment
+    from memdec.pipeline.show import show_result
+
+    experiment = load_experiment(options.experiment, options.settings)
+    show_result(run_experiment(experiment, artifacts_root()))
+    return 0
+
+
+def _plan(options: Any) -> int:
+    from memdec.methods.registry import METHODS
+    from memdec.pipeline.experiment import load_experiment
+    from memdec.pipeline.job import Job, artifacts_root
+    from memdec.pipeline.plan import check_room, make_plan
+    from memdec.pipeline.show import show_plan
+
+    experiment = load_experiment(options.experiment, options.settings)
+    job = Job(experiment, artifacts_root())
+    stages = tuple(stage for name in experiment.methods for stage in METHODS[name].stages)
+    plans = make_plan(job, stages)
+    show_plan(plans)
+    check_room(job, plans)
+    return 0
+
+
+def _generate_verb(verbs: Any) -> None:
+    text = "continue a prompt with the base, and with base + memory, side by side"
+    parser = _verb(verbs, "generate", _generate, text)
+    parser.add_argument("--base", required=True, help="model directory, .gguf file or hub name")
+    parser.add_argument("--memory", required=True, type=Path, help="export folder of a memory")
+    parser.add_argument("--alpha", required=True, type=float, help="the memory's share, 0 to 1")
+    parser.add_argument("--prompt", required=True, help="text to continue")
+    parser.add_argument("--max-new-tokens", type=int, default=64, help="default: 64")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda; default: auto")
+    parser.add_argument("--dtype", default="float32", help="default: float32")
+
+
+def _generate(options: Any) -> int:
+    from memdec.checks import check_at_least, check_share
+    from memdec.pipeline.job import artifacts_root, model_directory
+    from memdec.pipeline.show import show_pair
+
+    check_share("--alpha", options.alpha)
+    check_at_least("--max-new-tokens", options.max_new_tokens, 1)
+    base = model_directory(options.base, artifacts_root())
+    from memdec.models.side_by_side import continue_both
+
+    texts = continue_both(
+        base,
+        options.memory,
+        options.alpha,
+        options.prompt,
+        options.max_new_tokens,
+        options.device,
+        options.dtype,
+    )
+    show_pair(options.prompt, *texts)
+    return 0

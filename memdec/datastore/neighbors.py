@@ -1,0 +1,53 @@
+"""Cache the nearest datastore rows of each row, and of each query, so that k and temperature are free.
+
+Shape legend: N datastore rows, Q queries, D key width, K neighbors.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memdec.artifacts.artifact import ArtifactWriter
+from memdec.datastore.search import exact_neighbors, search_neighbors
+from memdec.errors import ConfigError
+
+Keys = NDArray[np.float16]
+
+
+def check_k(k: int, num_rows: int) -> None:
+    """Raise ConfigError when a row cannot have k neighbors besides itself."""
+    if k > num_rows - 1:
+        raise ConfigError(
+            f"knn.k is {k:,} but the training text gives {num_rows:,} datastore rows, so at most "
+            f"{num_rows - 1:,} neighbors each; lower knn.k or add text."
+        )
+
+
+def build_neighbors(out: ArtifactWriter, keys_ND: Keys, k_max: int) -> None:
+    """Write rows i32 [N, K] and sq_distances f32 [N, K] of the training text against itself.
+
+    No row is its own neighbor: it is left out by row id, whatever its distance. K is `k_max`, or
+    all other rows when there are fewer.
+    """
+    num_cached = min(k_max, len(keys_ND) - 1)
+    rows_NK, sq_distances_NK = exact_neighbors(keys_ND, num_cached, exclude_self=True)
+    _write(out, "", rows_NK.numpy(), sq_distances_NK.numpy())
+    out.info(search="exact", recall=1.0, k_max=num_cached)
+
+
+def build_query_neighbors(
+    out: ArtifactWriter, queries: dict[str, Keys], keys_ND: Keys, k: int
+) -> None:
+    """Write SPLIT_rows and SPLIT_sq_distances [Q, K] of each split's queries; none is excluded."""
+    for split, queries_QD in queries.items():
+        rows_QK, sq_distances_QK = search_neighbors(queries_QD, keys_ND, k)
+        _write(out, f"{split}_", rows_QK.numpy(), sq_distances_QK.numpy())
+    out.info(search="exact", recall=1.0, k=k)
+
+
+def _write(
+    out: ArtifactWriter, prefix: str, rows: NDArray[Any], sq_distances: NDArray[Any]
+) -> None:
+    out.write_array(f"{prefix}rows", rows.astype(np.int32))
+    out.write_array(f"{prefix}sq_distances", sq_distances.astype(np.float32))

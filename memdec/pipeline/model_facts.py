@@ -1,0 +1,60 @@
+"""Sizes of a model, read from its folder without loading it."""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from memdec.errors import DataError
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What plans and budgets need to know."""
+
+    parameters: int
+    """A tied embedding counts once."""
+    hidden_size: int
+    vocab_size: int
+    num_blocks: int
+
+    @property
+    def body_parameters(self) -> int:
+        """Parameters that every token passes: all but the embedding and the output head."""
+        return self.parameters - self.hidden_size * self.vocab_size * self.embeddings
+
+    embeddings: int = 1
+    """2 where embedding and head are stored apart."""
+
+
+EMBEDDED_FACTS = ModelFacts(134_515_008, 576, 49_152, 30)
+"""SmolLM2-135M, for plans made before it is fetched."""
+
+
+def read_model_facts(path: Path) -> ModelFacts:
+    """Read sizes from config.json and the headers of the safetensors files.
+
+    Raises:
+        DataError: The folder has no readable config.json.
+    """
+    try:
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        config = config.get("text_config", config)
+        hidden = int(config.get("hidden_size", config.get("n_embd")))
+        vocab = int(config["vocab_size"])
+        blocks = int(config.get("num_hidden_layers", config.get("n_layer")))
+    except (OSError, ValueError, KeyError, TypeError):
+        raise DataError(f"{path / 'config.json'} is no readable model configuration.") from None
+    shapes = [shape for file in sorted(path.glob("*.safetensors")) for shape in _shapes(file)]
+    parameters = sum(math.prod(shape) for shape in shapes)
+    embeddings = sum(1 for shape in shapes if shape == [vocab, hidden])
+    if not shapes:  # .bin weights: the usual size of a block
+        parameters, embeddings = 12 * blocks * hidden**2 + vocab * hidden, 1
+    return ModelFacts(parameters, hidden, vocab, blocks, embeddings)
+
+
+def _shapes(file: Path) -> list[list[int]]:
+    with file.open("rb") as handle:
+        length = int.from_bytes(handle.read(8), "little")
+        header = json.loads(handle.read(length))
+    return [entry["shape"] for name, entry in header.items() if name != "__metadata__"]

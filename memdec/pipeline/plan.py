@@ -1,0 +1,176 @@
+"""What a run will do before it does it: stages, what is complete, rows, bytes, FLOPs."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from memdec.artifacts.files import check_disk
+from memdec.corpus.config import SPLITS, CorpusConfig
+from memdec.corpus.files import resolve_files
+from memdec.pipeline.job import Job
+from memdec.pipeline.model_facts import EMBEDDED_FACTS, ModelFacts, read_model_facts
+from memdec.pipeline.stages import STAGES
+
+BYTES_PER_TOKEN = 4
+"""Of English text, for a corpus that is not tokenized yet."""
+UNKNOWN_SOURCE_BYTES = 10_000_000
+"""Text of a package or a hub dataset, before it is read."""
+TARGETS_PER_ROW = 260
+"""Stored pairs of a row; PAPER.md gives 251 for GPT-2 at k = 1024."""
+CHECKPOINT_BYTES = 12
+"""Per parameter: weights and two moments in float32."""
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One line of the plan."""
+
+    name: str
+    label: str
+    complete: bool
+    rows: int
+    num_bytes: int
+    """On disk at the worst moment; exact where complete."""
+    flops: float
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The numbers that all estimates are made of."""
+
+    tokens: dict[str, int]
+    """Tokens of each split."""
+    model: ModelFacts
+    passes: dict[str, float]
+    """Input tokens of a pass over a split for each of its tokens: windows overlap."""
+    k: int
+    k_max: int
+    epochs: int
+
+    @property
+    def held_out(self) -> int:
+        """Tokens of validation and test."""
+        return self.tokens["validation"] + self.tokens["test"]
+
+    def forward(self, split: str) -> float:
+        """FLOPs of the body over a split."""
+        return 2.0 * self.model.body_parameters * self.tokens[split] * self.passes[split]
+
+
+Estimate = Callable[[Sizes], tuple[int, int, float]]
+"""Rows, bytes, FLOPs."""
+
+
+def _scores(s: Sizes) -> tuple[int, int, float]:
+    head = 2.0 * s.held_out * s.model.hidden_size * s.model.vocab_size
+    flops = s.forward("validation") + s.forward("test") + head
+    return s.held_out, s.held_out * (2 * s.model.hidden_size + 40), flops
+
+
+def _memory(s: Sizes) -> tuple[int, int, float]:
+    size = s.model.parameters * (CHECKPOINT_BYTES * 2 + 8)  # last.ckpt old and new, best, export
+    return s.tokens["train"], size, 3 * s.epochs * s.forward("train") + s.forward("validation")
+
+
+_ESTIMATES: dict[str, Estimate] = {
+    "model": lambda s: (1, 4 * s.model.parameters + (200 << 20), 0.0),
+    "tokens": lambda s: (sum(s.tokens.values()), 4 * sum(s.tokens.values()), 0.0),
+    "base_scores": _scores,
+    "datastore": lambda s: (
+        s.tokens["train"],
+        s.tokens["train"] * (2 * s.model.hidden_size + 12),
+        s.forward("train"),
+    ),
+    "neighbors": lambda s: (
+        s.tokens["train"],
+        s.tokens["train"] * 8 * min(s.k_max, s.tokens["train"]),
+        1.0 * s.tokens["train"] ** 2 * s.model.hidden_size,
+    ),
+    "targets": lambda s: (
+        s.tokens["train"],
+        s.tokens["train"] * (8 + 6 * min(s.k, TARGETS_PER_ROW)),
+        0.0,
+    ),
+    "query_neighbors": lambda s: (
+        s.held_out,
+        s.held_out * 8 * min(s.k, s.tokens["train"]),
+        2.0 * s.held_out * s.tokens["train"] * s.model.hidden_size,
+    ),
+    "memory": _memory,
+    "memory_scores": _scores,
+}
+
+
+def make_plan(job: Job, method_stages: tuple[str, ...]) -> list[StagePlan]:
+    """Return the stages that the methods need, in order, with what they take."""
+    sizes = _sizes(job)
+    plans = []
+    for name in job.required(method_stages):
+        done = job.store.open(name, job.fingerprint(name))
+        rows, num_bytes, flops = _ESTIMATES[name](sizes)
+        plans.append(
+            StagePlan(
+                name=name,
+                label=STAGES[name].label,
+                complete=done is not None,
+                rows=rows,
+                num_bytes=done.num_bytes if done else num_bytes,
+                flops=flops,
+            )
+        )
+    return plans
+
+
+def check_room(job: Job, plans: list[StagePlan]) -> None:
+    """Raise ArtifactError when what is still to be made does not fit on the disk."""
+    need = sum(plan.num_bytes for plan in plans if not plan.complete)
+    check_disk(job.root, need, "this run")
+
+
+def _sizes(job: Job) -> Sizes:
+    experiment, corpus = job.experiment, job.experiment.corpus
+    tokens = _token_counts(job)
+    return Sizes(
+        tokens=tokens,
+        model=model_facts(job),
+        passes={split: _passes(corpus, split) for split in SPLITS},
+        k=experiment.knn.k,
+        k_max=experiment.knn.k_max,
+        epochs=experiment.trainer.max_epochs,
+    )
+
+
+def model_facts(job: Job) -> ModelFacts:
+    """Return the base model's sizes, converted yet or not."""
+    if job.model.path is not None:
+        return read_model_facts(job.model.path)
+    converted = job.store.open("model", job.fingerprint("model"))
+    return read_model_facts(converted.path) if converted else EMBEDDED_FACTS
+
+
+def _token_counts(job: Job) -> dict[str, int]:
+    done = job.store.open("tokens", job.fingerprint("tokens"))
+    if done:
+        return {split: done.info[split]["num_tokens"] for split in SPLITS}
+    corpus = job.experiment.corpus
+    counts = {split: _source_bytes(corpus, split) // BYTES_PER_TOKEN for split in SPLITS}
+    return {
+        split: min(counts[split], corpus.max_tokens(split) or counts[split]) for split in SPLITS
+    }
+
+
+def _source_bytes(corpus: CorpusConfig, split: str) -> int:
+    shares = {"validation": corpus.validation_share, "test": corpus.test_share}
+    share = 1.0
+    if corpus.makes_splits:
+        share = shares.get(split, 1 - sum(shares.values()))
+    if corpus.source not in ("text", "jsonl"):
+        return round(share * UNKNOWN_SOURCE_BYTES)
+    name = "train" if corpus.makes_splits else split
+    files = resolve_files(f"corpus.{name}", corpus.locator(name))
+    packed = sum(path.stat().st_size * (3 if path.suffix == ".gz" else 1) for path in files)
+    return round(share * packed)
+
+
+def _passes(corpus: CorpusConfig, split: str) -> float:
+    stride = corpus.train_stride if split == "train" else corpus.stride
+    return corpus.block_size / stride

@@ -1,0 +1,98 @@
+"""Run an experiment: all stages of all its methods, one record each, one table at the end."""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from memdec.artifacts.files import write_text
+from memdec.artifacts.fingerprint import fingerprint
+from memdec.artifacts.provenance import now, provenance, source_state
+from memdec.errors import MemdecError
+from memdec.methods.contract import Method
+from memdec.methods.registry import METHODS
+from memdec.pipeline.experiment import Experiment
+from memdec.pipeline.job import Job
+from memdec.pipeline.plan import check_room, make_plan
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run left."""
+
+    folder: Path
+    """Holds METHOD/record.json."""
+    records: list[Record]
+
+
+def run_experiment(experiment: Experiment, root: Path) -> RunResult:
+    """Make what is missing and return the records of all methods.
+
+    Raises:
+        MemdecError: A mistake of the user's, before or during the work; nothing is half-written.
+    """
+    job = Job(experiment, root)
+    methods = [METHODS[name] for name in experiment.methods]
+    folder = root / "runs" / f"{experiment.name}-{_run_fingerprint(job, methods)}"
+    check_room(job, make_plan(job, tuple(s for method in methods for s in method.stages)))
+    records = [_record(job, method, folder / method.name / "record.json") for method in methods]
+    return RunResult(folder, records)
+
+
+def _run_fingerprint(job: Job, methods: list[Method]) -> str:
+    from memdec.pipeline.identity import record_fingerprint
+
+    return fingerprint([record_fingerprint(job, method) for method in methods])[:8]
+
+
+def _record(job: Job, method: Method, path: Path) -> Record:
+    if found := _finished(path):
+        return found
+    started = now()
+    try:
+        from memdec.pipeline.evaluate import evaluate
+
+        record = evaluate(job, method, started)
+    except MemdecError:
+        raise
+    except Exception as error:
+        _write(path, _failure(job, method, started, error))
+        raise
+    _write(path, record)
+    return record
+
+
+def _finished(path: Path) -> Record | None:
+    """Return a complete record that this very code made; another is made anew from the artifacts."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    commit, dirty = source_state()
+    made_here = record["provenance"]["commit"] == commit and not dirty
+    return record if record["status"] == "complete" and made_here else None
+
+
+def _write(path: Path, record: Record) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(record, indent=1, allow_nan=False) + "\n")
+
+
+def _failure(job: Job, method: Method, started: str, error: Exception) -> Record:
+    from memdec.pipeline.identity import describe
+
+    return describe(job, method) | {
+        "metrics": {},
+        "provenance": provenance() | {"started": started, "finished": now()},
+        "status": "failed",
+        "error": f"{type(error).__name__}: {str(error).strip().splitlines()[:1]}",
+    }
+
+
+def print_stage(line: str) -> None:
+    """Tell a person at a terminal what was just made; silent otherwise."""
+    if sys.stderr.isatty():
+        print(line, file=sys.stderr)

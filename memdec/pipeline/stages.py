@@ -1,0 +1,148 @@
+"""The ordered stages: what each reads of the configuration, what it needs, and who builds it.
+
+Torch-free: builders import what they need when they run, so that planning is instant.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from memdec.artifacts.artifact import ArtifactWriter
+from memdec.pipeline import builders
+from memdec.pipeline.experiment import Experiment
+
+if TYPE_CHECKING:
+    from memdec.pipeline.job import Job
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One step of the pipeline; its artifact is named by `reads` and by what it `needs`."""
+
+    name: str
+    label: str
+    """What a person reads while it runs."""
+    reads: tuple[str, ...]
+    """Configuration keys, or whole sections, that change the output. Paths are not among them: the
+    job adds the hash of what they hold."""
+    needs: Callable[[Experiment], tuple[str, ...]]
+    """Stages upstream."""
+    build: Callable[["Job", ArtifactWriter], None]
+    resumable: bool = False
+    """Whether it goes on from what a killed attempt left."""
+    schema: int = 1
+    """Raised when the same configuration gives other output than before."""
+
+
+def _needs(*names: str) -> Callable[[Experiment], tuple[str, ...]]:
+    return lambda _: names
+
+
+def _memory_needs(experiment: Experiment) -> tuple[str, ...]:
+    always = ("model", "tokens", "base_scores")
+    return (*always, "datastore", "targets") if experiment.memory_decoder.beta > 0 else always
+
+
+_TEXT = (
+    "source document_split text_field package validation_share test_share split_seed max_overlap "
+    "max_train_tokens max_validation_tokens max_test_tokens"
+)
+_FORWARD = ("corpus.block_size", "model.bos", "model.dtype")
+_OPTIMISATION = (
+    "learning_rate warmup_steps weight_decay gradient_clip_norm batch_size micro_batch_size "
+    "max_epochs max_steps validate_every_steps checkpoint_every_steps patience devices num_nodes "
+    "strategy precision"
+)
+
+STAGES: dict[str, Stage] = {
+    stage.name: stage
+    for stage in (
+        Stage(
+            name="model",
+            label="converting the base model",
+            reads=(),
+            needs=_needs(),
+            build=builders.model,
+        ),
+        Stage(
+            name="tokens",
+            label="reading and tokenizing the corpus",
+            reads=(*(f"corpus.{key}" for key in _TEXT.split()), "model.separator"),
+            needs=_needs("model"),
+            build=builders.tokens,
+        ),
+        Stage(
+            name="base_scores",
+            label="scoring validation and test with the base",
+            reads=(*_FORWARD, "corpus.stride", "datastore", "evaluation.top_tokens"),
+            needs=_needs("model", "tokens"),
+            build=builders.base_scores,
+        ),
+        Stage(
+            name="datastore",
+            label="encoding the datastore keys",
+            reads=(*_FORWARD, "corpus.train_stride", "datastore"),
+            needs=_needs("model", "tokens"),
+            build=builders.datastore,
+        ),
+        Stage(
+            name="neighbors",
+            label="searching neighbors of the training text",
+            reads=("knn.k_max", "search"),
+            needs=_needs("datastore"),
+            build=builders.neighbors,
+        ),
+        Stage(
+            name="targets",
+            label="making the kNN targets",
+            reads=("knn.k", "knn.temperature", "knn.threshold"),
+            needs=_needs("datastore", "neighbors"),
+            build=builders.targets,
+        ),
+        Stage(
+            name="query_neighbors",
+            label="searching neighbors of validation and test",
+            reads=("knn.k", "search"),
+            needs=_needs("datastore", "base_scores"),
+            build=builders.query_neighbors,
+        ),
+        Stage(
+            name="memory",
+            label="training the memory decoder",
+            reads=(
+                *_FORWARD,
+                "corpus.stride",
+                "corpus.train_stride",
+                "memory_decoder.beta",
+                "memory_decoder.vocabulary",
+                *(f"trainer.{key}" for key in _OPTIMISATION.split()),
+                "seed",
+            ),
+            needs=_memory_needs,
+            build=builders.memory,
+            resumable=True,
+        ),
+        Stage(
+            name="memory_scores",
+            label="scoring validation and test with the memory",
+            reads=(*_FORWARD, "corpus.stride", "evaluation.top_tokens"),
+            needs=_needs("memory", "tokens"),
+            build=builders.memory_scores,
+        ),
+    )
+}
+
+
+def required_stages(experiment: Experiment, names: tuple[str, ...]) -> list[str]:
+    """Return `names` and all that they need, each after what it needs."""
+    ordered: list[str] = []
+
+    def visit(name: str) -> None:
+        for upstream in STAGES[name].needs(experiment):
+            visit(upstream)
+        if name not in ordered:
+            ordered.append(name)
+
+    for name in names:
+        visit(name)
+    return ordered
