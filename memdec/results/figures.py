@@ -1,0 +1,224 @@
+"""The figures of a table: perplexities, curves over alpha or a setting, training, and cost."""
+
+import re
+from dataclasses import dataclass
+
+from memdec.results.record import Record
+from memdec.results.svg import Axis, Chart, Point, style_of
+from memdec.results.tables import Heading, Table, cell_text
+
+_MOST_OF_A_KIND = 6
+PERPLEXITY = "test/perplexity"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """One drawing with its words."""
+
+    name: str
+    title: str
+    caption: str
+    svg: str
+
+
+def figures_of(table: Table) -> list[Figure]:
+    """Return the figures that the records of a table can fill."""
+    if not table.measured:
+        return []
+    ours = [
+        (index, heading)
+        for index, heading in enumerate(table.headings)
+        if not heading.is_paper
+        and not heading.column.average
+        and heading.column.metric == table.spec.metric
+    ][:_MOST_OF_A_KIND]
+    found: list[Figure | None] = []
+    for index, heading in ours:
+        found.append((_setting_curve if table.spec.curve else _dots)(table, index, heading))
+    if not table.spec.curve:
+        runs = _one_run_of_each(table.records)
+        found += [_alpha_curve(table, records) for records in runs]
+        found += [_training(table, records) for records in runs]
+    for index, heading in ours:
+        for metric, label in (("seconds", "Seconds"), ("parameters", "Parameters")):
+            found.append(_cost(table, index, heading, metric, label))
+    return [figure for figure in found if figure]
+
+
+def _dots(table: Table, index: int, heading: Heading) -> Figure | None:
+    """Draw one line per row: its number, and the interval or spread around it."""
+    rows = [row for row in table.rows if (c := row.cells[index].cell) and c.mean is not None]
+    if len(rows) < 2 or len(rows) > 12:
+        return None
+    rows = rows[::-1]
+    bars: list[tuple[float, float, float]] = []
+    for row in rows:
+        cell = row.cells[index].cell
+        assert cell and cell.mean is not None
+        spread = cell.spread or 0.0
+        low, high = cell.interval or (cell.mean - spread, cell.mean + spread)
+        bars.append((low, cell.mean, high))
+    names = [f"{row.group} {row.label}".strip() for row in rows]
+    x = Axis.around([value for bar in bars for value in bar], heading.label)
+    y = Axis(low=-0.6, high=len(rows) - 0.4, label="")
+    left = min(30 + 7.2 * max(map(len, names)), 240)
+    chart = Chart(title=_title(table, heading.label), x=x, y=y, left=left, names=names)
+    for place, (row, (low, mean, high)) in enumerate(zip(rows, bars, strict=True)):
+        style = style_of(row.method)
+        cell = row.cells[index].cell
+        chart.span((low, place), (high, place), style)
+        words = cell_text(cell, heading.column.digits) if cell else ""
+        chart.dot((mean, place), style, f"{names[place]}: {words}")
+        near_right = x.share(mean) > 0.8
+        chart.text((mean, place), f"{mean:,.{heading.column.digits}f}", _anchor(near_right), 11)
+    return _figure(table, "dots", heading.label, chart, "Bars: 95% interval, or spread over seeds.")
+
+
+def _setting_curve(table: Table, index: int, heading: Heading) -> Figure | None:
+    """Draw the metric over the setting that the rows vary."""
+    series: dict[tuple[str, str], list[Point]] = {}
+    for row in table.rows:
+        cell, value = row.cells[index].cell, row.where.get(table.spec.curve)
+        if cell and cell.mean is not None and isinstance(value, int | float):
+            series.setdefault((row.group, row.method), []).append((float(value), cell.mean))
+    points = [point for line in series.values() for point in line]
+    if len(points) < 2:
+        return None
+    xs = [point[0] for point in points]
+    label = table.spec.curve.rsplit(".", 1)[-1]
+    x = Axis.around(xs, label, log=min(xs) > 0 and max(xs) / min(xs) > 10)
+    chart = Chart(
+        title=_title(table, f"{heading.label} over {label}"),
+        x=x,
+        y=Axis.around([point[1] for point in points], "Test perplexity"),
+    )
+    for (group, method), line in series.items():
+        style = style_of(method)
+        chart.line(sorted(line), style)
+        for point in line:
+            chart.dot(point, style, f"{label} {point[0]:g}: {point[1]:.{heading.column.digits}f}")
+        chart.legend.append((style, "dot", group or heading.label))
+    return _figure(table, "curve", heading.label, chart, "")
+
+
+def _alpha_curve(table: Table, records: list[Record]) -> Figure | None:
+    """Draw perplexity over alpha for each method that mixes, with the chosen alpha marked."""
+    mixing = [record for record in records if _curve(record, "alpha", "alpha", PERPLEXITY)]
+    base = next((r.metrics.get(PERPLEXITY) for r in records if r.method == "base"), None)
+    if not mixing:
+        return None
+    lines = {r.id: _curve(r, "alpha", "alpha", PERPLEXITY) for r in mixing}
+    dashed = {r.id: _curve(r, "alpha", "alpha", "validation/perplexity") for r in mixing}
+    heights = [y for line in [*lines.values(), *dashed.values()] for _, y in line]
+    lowest = min(heights)
+    # alpha near 1 can cost a hundredfold; what matters lies below twice the best.
+    top = min(max(heights), max(2.2 * lowest, 1.15 * (base or 0.0)))
+    y = Axis(low=lowest * 0.94, high=top * 1.03, label="Perplexity")
+    chart = Chart(
+        title=_title(table, f"perplexity over alpha, {_run_words(records)}"),
+        x=Axis(low=0, high=1, label="alpha, the memory's share in the mixture"),
+        y=y,
+    )
+    if base is not None and y.low <= base <= y.high:
+        chart.line([(0, base), (1, base)], "s0", "dash")
+        chart.text((1, base), f"base {base:.2f}", "end", 7)
+    for record in mixing:
+        style = style_of(record.method)
+        for line, kind in ((dashed[record.id], "dash"), (lines[record.id], "line")):
+            visible = [point for point in line if point[1] <= y.high]
+            if visible:
+                chart.line(visible, style, kind)
+        chosen = record.metrics.get(PERPLEXITY)
+        if record.alpha is not None and chosen is not None:
+            words = f"{record.name}: alpha {record.alpha:.2f} gives {chosen:.2f}"
+            chart.dot((record.alpha, chosen), style, words)
+            chart.text((record.alpha, chosen), f"{chosen:.2f}", "middle", -20)
+        chart.legend.append((style, "dot", record.name))
+    chart.legend += [(style_of(mixing[0].method), kind, w) for kind, w in _SPLITS]
+    caption = "Each mark is the alpha chosen on validation text; the base alone is alpha 0."
+    return _figure(table, "alpha", _run_words(records), chart, caption)
+
+
+_SPLITS = (("line", "test"), ("dash", "validation"))
+
+
+def _training(table: Table, records: list[Record]) -> Figure | None:
+    """Draw the training losses over steps."""
+    trained = [r for r in records if "training" in r.curves]
+    if not trained:
+        return None
+    record = next((r for r in trained if r.method == "memory_decoder"), trained[0])
+    names = (("train/loss", "s1", "loss"), ("train/kl", "s2", "KL"), ("train/nll", "s3", "NLL"))
+    lines = [(_curve(record, "training", "step", key), style, w) for key, style, w in names]
+    lines = [entry for entry in lines if len(entry[0]) > 1]
+    points = [point for line, _, _ in lines for point in line]
+    if not points:
+        return None
+    chart = Chart(
+        title=_title(table, f"training of {record.name}, {_run_words(records)}"),
+        x=Axis(low=min(p[0] for p in points), high=max(p[0] for p in points), label="Step"),
+        y=Axis.around([p[1] for p in points], "Nats per token"),
+    )
+    for line, style, words in lines:
+        chart.line(line, style)
+        chart.legend.append((style, "line", words))
+    return _figure(table, "training", _run_words(records), chart, "Means over logged steps.")
+
+
+def _cost(table: Table, index: int, heading: Heading, metric: str, label: str) -> Figure | None:
+    """Draw perplexity against seconds or parameters, one mark per run."""
+    by_id = {record.id: record for record in table.records if record.complete}
+    cells = [row.cells[index].cell for row in table.rows]
+    runs = [by_id[i] for cell in cells if cell for i in cell.ids if i in by_id]
+    found = [
+        (run, float(cost), run.metrics[table.spec.metric])
+        for run in runs
+        if (cost := run.budget.get(metric)) and table.spec.metric in run.metrics
+    ]
+    if len({cost for _, cost, _ in found}) < 2:
+        return None
+    costs = [cost for _, cost, _ in found]
+    chart = Chart(
+        title=_title(table, f"{heading.label} against {label.lower()}"),
+        x=Axis.around(costs, label, log=max(costs) / min(costs) > 5),
+        y=Axis.around([height for _, _, height in found], heading.label),
+    )
+    for run, cost, height in found:
+        words = f"{run.name}: {height:.2f} at {cost:,.0f} {label.lower()}"
+        chart.dot((cost, height), style_of(run.method), words)
+    methods = {run.method: run.name for run, _, _ in found}
+    chart.legend = [(style_of(method), "dot", name) for method, name in methods.items()]
+    return _figure(table, metric, heading.label, chart, "Lower and further left is better.")
+
+
+def _curve(record: Record, curve: str, x: str, y: str) -> list[Point]:
+    columns = record.curves.get(curve, {})
+    pairs = zip(columns.get(x, []), columns.get(y, []), strict=False)
+    return [(a, b) for a, b in pairs if a is not None and b is not None]
+
+
+def _one_run_of_each(records: list[Record]) -> list[list[Record]]:
+    """Group complete records by experiment; per method keep the lowest seed."""
+    groups: dict[str, dict[str, Record]] = {}
+    for record in sorted(records, key=lambda r: (r.experiment, r.seed, r.id)):
+        if record.complete:
+            groups.setdefault(record.experiment, {}).setdefault(record.method, record)
+    return [list(methods.values()) for methods in groups.values()][:_MOST_OF_A_KIND]
+
+
+def _run_words(records: list[Record]) -> str:
+    return records[0].experiment
+
+
+def _title(table: Table, words: str) -> str:
+    return f"{table.spec.title}: {words[:1].lower()}{words[1:]}"
+
+
+def _anchor(near_right: bool) -> str:
+    return "end" if near_right else "middle"
+
+
+def _figure(table: Table, kind: str, words: str, chart: Chart, caption: str) -> Figure:
+    slug = re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
+    name = "-".join(filter(None, [table.spec.name, table.scale, kind, slug]))
+    return Figure(name=name, title=chart.title, caption=caption, svg=chart.svg())

@@ -1,0 +1,76 @@
+"""What stands below a table: sources, warnings, and where each number was made."""
+
+from memdec.results.paper import PaperTable
+from memdec.results.record import Record
+
+_NUM_TOKENS = "test/num_tokens"
+
+
+def notes_of(records: list[Record], paper: PaperTable | None) -> list[str]:
+    """Return the remarks that a reader needs before comparing numbers."""
+    notes = []
+    if any(other.seed != record.seed for record in records for other in records[:1]):
+        notes.append("Mean and sample standard deviation over n seeds.")
+    if any(record.intervals for record in records):
+        notes.append("Brackets hold the 95% interval of one run, by bootstrap over test documents.")
+    if any(record.alpha is not None for record in records):
+        notes.append("alpha and temperature of every method were chosen on validation text.")
+    notes += _unlike_tokens(records)
+    notes += [f"Failed: {r.id}: {r.error}" for r in records if not r.complete]
+    dirty = [record.id for record in records if record.provenance.dirty]
+    if dirty:
+        notes.append(f"Made from edited sources: {', '.join(dirty)}.")
+    if paper:
+        notes.append(f"Paper: {paper.source}, {paper.title} [{paper.certainty}].")
+        notes += paper.notes
+    return notes
+
+
+def commits(records: list[Record]) -> list[str]:
+    """Return the commits the records were made from, shortened."""
+    return sorted({record.provenance.commit[:12] for record in records})
+
+
+def hardware(record: Record) -> str:
+    """Describe the machine of a run in a few words."""
+    facts = record.provenance.hardware
+    parts = [facts.get("gpu"), facts.get("cpu")]
+    if facts.get("cores"):
+        parts.append(f"{facts['cores']} cores")
+    if facts.get("memory_gib"):
+        parts.append(f"{facts['memory_gib']:g} GiB")
+    return ", ".join(str(part) for part in parts if part) or "hardware not recorded"
+
+
+def seconds(record: Record) -> float:
+    """Return what the run took: its budget's seconds, else the sum over its stages."""
+    spent = record.budget.get("seconds")
+    return sum(stage.seconds for stage in record.stages) if spent is None else spent
+
+
+def origin(record: Record) -> str:
+    """Say in one line how a record came to be."""
+    provenance = record.provenance
+    state = " (edited)" if provenance.dirty else ""
+    return (
+        f"{record.id}: commit {provenance.commit[:12]}{state}, {seconds(record):,.0f} s on "
+        f"{hardware(record)}; {provenance.command}"
+    )
+
+
+def _unlike_tokens(records: list[Record]) -> list[str]:
+    """Warn when methods of one experiment did not score the same test tokens."""
+    notes = []
+    for experiment in sorted({record.experiment for record in records}):
+        counts = {
+            record.metrics[_NUM_TOKENS]
+            for record in records
+            if record.experiment == experiment and _NUM_TOKENS in record.metrics
+        }
+        if len(counts) > 1:
+            words = ", ".join(f"{count:,.0f}" for count in sorted(counts))
+            notes.append(
+                f"Warning: runs of {experiment} scored different numbers of test tokens ({words}); "
+                "do not compare them."
+            )
+    return notes

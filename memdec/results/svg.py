@@ -1,0 +1,196 @@
+"""Draw small charts as SVG text: axes, lines, dots and bars of uncertainty; same input, same bytes.
+
+Colours come from figure.css by class, so that one drawing serves light and dark pages.
+"""
+
+import math
+from dataclasses import dataclass, field
+from html import escape
+from importlib.resources import files
+
+WIDTH, HEIGHT = 560, 340
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 18, 44, 48
+_CHARACTER = 7.2  # mean width of a 13 px letter
+Point = tuple[float, float]
+
+METHOD_STYLES = {
+    "base": "s0",
+    "memory_decoder": "s1",
+    "knn_lm": "s2",
+    "dapt": "s3",
+    "lora": "s4",
+    "in_context_rag": "s5",
+}
+
+
+def style_of(method: str) -> str:
+    """Return the class that gives a method its one colour and shape in every figure."""
+    return METHOD_STYLES.get(method, "s6")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Axis:
+    """Range of one direction, linear or logarithmic."""
+
+    low: float
+    high: float
+    label: str
+    log: bool = False
+
+    @classmethod
+    def around(cls, values: list[float], label: str, log: bool = False) -> "Axis":
+        """Return an axis with some room around `values`."""
+        low, high = min(values), max(values)
+        if log and low > 0:
+            room = (high / low) ** 0.08 if high > low else 1.5
+            return cls(low=low / room, high=high * room, label=label, log=True)
+        room = (high - low) * 0.08 or abs(high) * 0.1 or 1.0
+        return cls(low=low - room, high=high + room, label=label)
+
+    def share(self, value: float) -> float:
+        """Return where `value` lies between the ends, 0 to 1."""
+        if self.log:
+            return math.log(value / self.low) / math.log(self.high / self.low)
+        return (value - self.low) / (self.high - self.low)
+
+    def ticks(self) -> list[float]:
+        """Return about five round values inside the range."""
+        if self.log and self.high / self.low > 4:
+            powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+            digits = (1,) if self.high / self.low > 1e3 else (1, 2, 5)
+            found = [digit * 10.0**power for power in powers for digit in digits]
+        else:
+            step = _round_step((self.high - self.low) / 5)
+            first = math.ceil(self.low / step)
+            found = [round(index * step, 10) for index in range(first, first + 12)]
+        return [tick for tick in found if self.low <= tick <= self.high]
+
+
+@dataclass
+class Chart:
+    """One chart under construction; `svg()` returns it."""
+
+    title: str
+    x: Axis
+    y: Axis
+    left: float = _LEFT
+    names: list[str] = field(default_factory=list)
+    """Names of horizontal rows in place of ticks on the left."""
+    parts: list[str] = field(default_factory=list)
+    legend: list[tuple[str, str, str]] = field(default_factory=list)
+    """Style, kind (dot, line, dash) and text."""
+
+    def at(self, point: Point) -> tuple[str, str]:
+        """Return the place of a data point on the canvas."""
+        x = self.left + self.x.share(point[0]) * (WIDTH - self.left - _RIGHT)
+        y = HEIGHT - _BOTTOM - self.y.share(point[1]) * (HEIGHT - _TOP - _BOTTOM)
+        return f"{x:.1f}", f"{y:.1f}"
+
+    def line(self, points: list[Point], style: str, kind: str = "line") -> None:
+        """Draw a line through `points`; kind `dash` for a dashed one."""
+        path = " ".join(",".join(self.at(point)) for point in points)
+        self.parts.append(f'<polyline class="{style} {kind}" points="{path}"/>')
+
+    def dot(self, point: Point, style: str, words: str) -> None:
+        """Draw the mark of `style` at `point`; `words` appear when it is pointed at."""
+        x, y = self.at(point)
+        title = f"<title>{escape(words)}</title>" if words else ""
+        self.parts.append(
+            f'<g class="{style} dot" transform="translate({x} {y})">{title}{_mark(style)}</g>'
+        )
+
+    def span(self, low: Point, high: Point, style: str) -> None:
+        """Draw a bar of uncertainty."""
+        (x1, y1), (x2, y2) = self.at(low), self.at(high)
+        self.parts.append(f'<line class="{style} span" x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}"/>')
+
+    def text(self, point: Point, words: str, anchor: str = "start", rise: float = 0) -> None:
+        """Write `words` at `point`, `rise` pixels above it."""
+        x, y = self.at(point)
+        self.parts.append(
+            f'<text class="value" x="{x}" y="{float(y) - rise:.1f}" text-anchor="{anchor}">'
+            f"{escape(words)}</text>"
+        )
+
+    def svg(self) -> str:
+        """Return the drawing, without styles of its own."""
+        body = [*self._frame(), *self._legend(), *self.parts]
+        return (
+            f'<svg class="fig" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
+            f'role="img" aria-label="{escape(self.title)}">\n' + "\n".join(body) + "\n</svg>\n"
+        )
+
+    def _frame(self) -> list[str]:
+        bottom, right = HEIGHT - _BOTTOM, WIDTH - _RIGHT
+        parts = [f'<rect class="paper" width="{WIDTH}" height="{HEIGHT}"/>']
+        for tick in self.x.ticks():
+            x = self.at((tick, self.y.low))[0]
+            parts.append(f'<line class="grid" x1="{x}" x2="{x}" y1="{_TOP}" y2="{bottom}"/>')
+            parts.append(
+                f'<text x="{x}" y="{bottom + 18}" text-anchor="middle">{short(tick)}</text>'
+            )
+        rows = [(tick, short(tick)) for tick in self.y.ticks()]
+        for value, words in list(enumerate(self.names)) if self.names else rows:
+            y = self.at((self.x.low, value))[1]
+            parts.append(f'<line class="grid" x1="{self.left}" x2="{right}" y1="{y}" y2="{y}"/>')
+            parts.append(
+                f'<text x="{self.left - 8}" y="{float(y) + 4:.1f}" text-anchor="end">'
+                f"{escape(words)}</text>"
+            )
+        middle = (self.left + right) / 2
+        parts.append(
+            f'<text class="axis" x="{middle:.1f}" y="{HEIGHT - 10}" text-anchor="middle">'
+            f"{escape(self.x.label)}</text>"
+        )
+        height = (_TOP + bottom) / 2
+        if not self.names:
+            parts.append(
+                f'<text class="axis" transform="translate(14 {height:.1f}) rotate(-90)" '
+                f'text-anchor="middle">{escape(self.y.label)}</text>'
+            )
+        return parts
+
+    def _legend(self) -> list[str]:
+        parts, x = [], 14.0
+        for style, kind, words in self.legend:
+            mark = (
+                f'<g class="{style} dot" transform="translate({x + 7:.1f} 20)">{_mark(style)}</g>'
+                if kind == "dot"
+                else f'<line class="{style} {kind}" x1="{x:.1f}" x2="{x + 20:.1f}" y1="20" y2="20"/>'
+            )
+            x += 20 if kind == "dot" else 26
+            parts.append(f'{mark}<text x="{x:.1f}" y="24">{escape(words)}</text>')
+            x += len(words) * _CHARACTER + 16
+        return parts
+
+
+def standalone(svg: str) -> str:
+    """Return a drawing that carries its styles, for a file of its own."""
+    css = files("memdec.results").joinpath("templates/figure.css").read_text(encoding="utf-8")
+    head, rest = svg.split("\n", 1)
+    return f"{head}\n<style>\n{css}</style>\n{rest}"
+
+
+def short(value: float) -> str:
+    """Print a tick: 0.4, 16, 1.5k, 135M."""
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size * (10 if unit == "k" else 1):
+            return f"{value / size:g}{unit}"
+    return f"{value:g}"
+
+
+def _round_step(rough: float) -> float:
+    power = 10.0 ** math.floor(math.log10(rough))
+    return next(digit * power for digit in (1, 2, 5, 10) if digit * power >= rough * 0.999)
+
+
+def _mark(style: str) -> str:
+    """Return the shape of a style, so that colour is never the only difference."""
+    shapes = {
+        "s0": '<rect x="-5" y="-5" width="10" height="10"/>',
+        "s2": '<path d="M0-6.5 6 5H-6z"/>',
+        "s3": '<path d="M0-7 6.5 0 0 7-6.5 0z"/>',
+        "s4": '<path d="M-6-4H6L0 7z"/>',
+        "s5": '<rect x="-6" y="-3.5" width="12" height="7" rx="3.5"/>',
+    }
+    return shapes.get(style, '<circle r="6"/>')

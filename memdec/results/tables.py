@@ -1,0 +1,255 @@
+"""From a spec and records to tables that are ready to print."""
+
+from dataclasses import dataclass, replace
+
+from memdec.results.aggregate import Cell, aggregate, split_variants
+from memdec.results.footer import notes_of
+from memdec.results.paper import PaperTable
+from memdec.results.record import SCALES, Record
+from memdec.results.specs import Column, Selector, TableSpec, expand, matches
+
+BITS_PER_BYTE = "test/bits_per_byte"
+PLUS_MINUS = "\u00b1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heading:
+    """One printed column: ours, or the paper's."""
+
+    label: str
+    column: Column
+    is_paper: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Printed:
+    """One printed cell: the number, and the text that shows it."""
+
+    text: str
+    best: bool = False
+    cell: Cell | None = None
+    """None in a column of the paper."""
+    published: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One printed row."""
+
+    group: str
+    label: str
+    method: str
+    """The method behind the row when it is one; it picks the colour."""
+    n: str
+    cells: list[Printed]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """One table at one scale."""
+
+    spec: TableSpec
+    scale: str
+    headings: list[Heading]
+    rows: list[Row]
+    records: list[Record]
+    notes: list[str]
+
+    @property
+    def measured(self) -> bool:
+        """Whether it shows at least one record."""
+        return bool(self.records)
+
+
+def build_tables(
+    spec: TableSpec, records: list[Record], paper: dict[str, PaperTable]
+) -> list[Table]:
+    """Return one table per scale: those with records, and the paper's when it printed numbers.
+
+    Records that no row and column of the spec picks get a plain table of their own.
+    """
+    owned = [record for record in records if spec.owns(record)]
+    found = {record.scale for record in owned}
+    scales = [s for s in SCALES if s in found or (s == "paper" and spec.paper)]
+    tables = []
+    for scale in scales or ["small"]:
+        here = [record for record in owned if record.scale == scale]
+        table = _build(spec, here, scale, paper.get(spec.paper))
+        shown = {i for row in table.rows for p in row.cells if p.cell for i in p.cell.ids}
+        lost = [record for record in here if record.id not in shown]
+        tables.append(replace(table, records=[r for r in here if r.id in shown]))
+        if lost:
+            other = replace(generic_spec(spec.name, lost), title=f"{spec.title}: other records")
+            tables.append(_build(other, lost, scale, None))
+    return tables
+
+
+def generic_spec(name: str, records: list[Record]) -> TableSpec:
+    """Return the spec of a table that nobody described: one row per method."""
+    experiments = sorted({record.experiment for record in records})
+    titles = sorted({record.title for record in records if record.title})
+    return TableSpec(
+        name=name,
+        title=titles[0] if len(titles) == 1 else name,
+        groups=[Selector(by="experiment")] if len(experiments) > 1 else [Selector()],
+        columns=[
+            Column(label="Test perplexity", interval=True),
+            Column(label="Validation perplexity", metric="validation/perplexity"),
+            Column(label="Bits per byte", metric=BITS_PER_BYTE, digits=3),
+            Column(label="alpha", metric="alpha", better="none"),
+            Column(label="Parameters", metric="budget.parameters", better="none", digits=0),
+            Column(label="Seconds", metric="budget.seconds", better="none", digits=0),
+        ],
+        page=True,
+    )
+
+
+def number(value: float | None, digits: int | None) -> str:
+    """Print a number, or a dash where there is none."""
+    return "-" if value is None else f"{value:,.{digits}f}"
+
+
+def cell_text(cell: Cell, digits: int | None) -> str:
+    """Print a cell: mean, spread or interval, and how many runs were lost."""
+    if cell.mean is None:
+        return "failed" if cell.failed else "-"
+    text = number(cell.mean, digits)
+    if cell.spread is not None:
+        text += f" {PLUS_MINUS} {number(cell.spread, digits)}"
+    elif cell.interval:
+        text += f" [{number(cell.interval[0], digits)}, {number(cell.interval[1], digits)}]"
+    return f"{text}, {cell.failed} failed" if cell.failed else text
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Layout:
+    """What all rows of one table share."""
+
+    spec: TableSpec
+    headings: list[Heading]
+    paper: PaperTable | None
+
+
+def _build(spec: TableSpec, records: list[Record], scale: str, paper: PaperTable | None) -> Table:
+    paper = paper if scale == "paper" else None
+    headings = _headings(spec, records, scale, paper)
+    layout = _Layout(spec=spec, headings=headings, paper=paper)
+    rows: list[Row] = []
+    for group in expand(spec.groups, records, scale):
+        in_group = [record for record in records if matches(record, group.where)]
+        block: list[Row] = []
+        for selector in expand(spec.rows, in_group, scale):
+            block += _rows(layout, group, selector, in_group)
+        rows += _with_best(block, headings)
+    notes = notes_of(records, paper)
+    return Table(spec=spec, scale=scale, headings=headings, rows=rows, records=records, notes=notes)
+
+
+def _headings(
+    spec: TableSpec, records: list[Record], scale: str, paper: PaperTable | None
+) -> list[Heading]:
+    headings = []
+    for given in expand(spec.columns, records, scale):
+        column = replace(
+            given,
+            metric=given.metric or spec.metric,
+            better=given.better or spec.better,
+            digits=spec.digits if given.digits is None else given.digits,
+        )
+        headings.append(Heading(label=column.label, column=column))
+        if spec.bits_per_byte and not column.average:
+            bits = replace(column, metric=BITS_PER_BYTE, digits=3, paper="")
+            headings.append(Heading(label=f"{column.label} bits/byte", column=bits))
+        if paper and column.paper:
+            label = f"paper: {column.label}"
+            headings.append(Heading(label=label, column=column, is_paper=True))
+    return headings
+
+
+def _rows(layout: _Layout, group: Selector, selector: Selector, records: list[Record]) -> list[Row]:
+    """Return one row, or one per variant when settings differ between its records."""
+    chosen = [record for record in records if matches(record, selector.where)]
+    method = str(selector.where.get("method", ""))
+    key = " ".join(filter(None, [group.paper, selector.paper or method]))
+    variants: dict[str, dict[str, Record]] = {}
+    for heading in layout.headings:
+        in_cell = [record for record in chosen if matches(record, heading.column.where)]
+        for words, members in split_variants(in_cell, layout.spec.metric) if in_cell else []:
+            variants.setdefault(words, {}).update({record.id: record for record in members})
+    rows = []
+    for words, by_id in (variants or {"": {}}).items():
+        members = [by_id[record_id] for record_id in sorted(by_id)]
+        cells = [_print(heading, members, key, layout.paper) for heading in layout.headings]
+        label = selector.label or method
+        rows.append(
+            Row(
+                group=group.label,
+                label=f"{label} ({words})" if words else label,
+                method=method,
+                n=_count(cells),
+                cells=_with_average(cells, layout.headings),
+            )
+        )
+    return rows
+
+
+def _print(heading: Heading, records: list[Record], key: str, paper: PaperTable | None) -> Printed:
+    column = heading.column
+    if heading.is_paper:
+        value = paper.value(key, column.paper) if paper else None
+        return Printed(text=number(value, column.digits), published=value)
+    if column.average:
+        return Printed(text="-", cell=Cell())
+    cell = aggregate([r for r in records if matches(r, column.where)], column)
+    return Printed(text=cell_text(cell, column.digits), cell=cell)
+
+
+def _with_average(cells: list[Printed], headings: list[Heading]) -> list[Printed]:
+    result = list(cells)
+    for index, heading in enumerate(headings):
+        if heading.is_paper or not heading.column.average:
+            continue
+        left = [
+            printed.cell.mean if printed.cell else None
+            for printed, other in zip(cells[:index], headings[:index], strict=True)
+            if not other.is_paper and other.column.metric == heading.column.metric
+        ]
+        numbers = [mean for mean in left if mean is not None]
+        if numbers and len(numbers) == len(left):
+            cell = Cell(mean=sum(numbers) / len(numbers))
+            result[index] = Printed(text=cell_text(cell, heading.column.digits), cell=cell)
+    return result
+
+
+def _count(cells: list[Printed]) -> str:
+    """Print the number of finished seeds, as a range when the columns differ."""
+    counts = {printed.cell.n for printed in cells if printed.cell and printed.cell.n}
+    if not counts:
+        return "-"
+    return str(max(counts)) if len(counts) == 1 else f"{min(counts)}-{max(counts)}"
+
+
+def _with_best(rows: list[Row], headings: list[Heading]) -> list[Row]:
+    """Mark the best printed number of each of our columns, ties and all, among two rows or more."""
+    best: dict[int, str] = {}
+    for index, heading in enumerate(headings):
+        means = [row.cells[index].cell.mean for row in rows if row.cells[index].cell]  # type: ignore[union-attr]
+        numbers = [mean for mean in means if mean is not None]
+        if len(numbers) > 1 and heading.column.better != "none" and not heading.is_paper:
+            choose = min if heading.column.better == "lower" else max
+            best[index] = number(choose(numbers), heading.column.digits)
+    return [
+        replace(
+            row,
+            cells=[
+                replace(
+                    printed,
+                    best=index in best
+                    and printed.cell is not None
+                    and number(printed.cell.mean, headings[index].column.digits) == best[index],
+                )
+                for index, printed in enumerate(row.cells)
+            ],
+        )
+        for row in rows
+    ]
