@@ -47,27 +47,24 @@ def figures_of(table: Table) -> list[Figure]:
 
 def _dots(table: Table, index: int, heading: Heading) -> Figure | None:
     """Draw one line per row: its number, and the interval or spread around it."""
-    rows = [row for row in table.rows if (c := row.cells[index].cell) and c.mean is not None]
-    if len(rows) < 2 or len(rows) > 12:
+    found = [(row, row.cells[index].cell) for row in reversed(table.rows)]
+    shown = [(row, cell, cell.mean) for row, cell in found if cell and cell.mean is not None]
+    if not 2 <= len(shown) <= 12:
         return None
-    rows = rows[::-1]
-    bars: list[tuple[float, float, float]] = []
-    for row in rows:
-        cell = row.cells[index].cell
-        assert cell and cell.mean is not None
+    bars = []
+    for _, cell, mean in shown:
         spread = cell.spread or 0.0
-        low, high = cell.interval or (cell.mean - spread, cell.mean + spread)
-        bars.append((low, cell.mean, high))
-    names = [f"{row.group} {row.label}".strip() for row in rows]
+        low, high = cell.interval or (mean - spread, mean + spread)
+        bars.append((low, mean, high))
+    names = [f"{row.group} {row.label}".strip() for row, _, _ in shown]
     x = Axis.around([value for bar in bars for value in bar], heading.label)
-    y = Axis(low=-0.6, high=len(rows) - 0.4, label="")
+    y = Axis(low=-0.6, high=len(shown) - 0.4, label="")
     left = min(30 + 7.2 * max(map(len, names)), 240)
     chart = Chart(title=_title(table, heading.label), x=x, y=y, left=left, names=names)
-    for place, (row, (low, mean, high)) in enumerate(zip(rows, bars, strict=True)):
+    for place, ((row, cell, mean), (low, _, high)) in enumerate(zip(shown, bars, strict=True)):
         style = style_of(row.method)
-        cell = row.cells[index].cell
         chart.span((low, place), (high, place), style)
-        words = cell_text(cell, heading.column.digits) if cell else ""
+        words = cell_text(cell, heading.column.digits)
         chart.dot((mean, place), style, f"{names[place]}: {words}")
         near_right = x.share(mean) > 0.8
         chart.text((mean, place), f"{mean:,.{heading.column.digits}f}", _anchor(near_right), 11)

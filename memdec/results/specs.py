@@ -66,7 +66,7 @@ class TableSpec:
     page: bool = False
     """Also write a page of its own, NAME.md, beside index.html."""
     curve: str = ""
-    """Name of the horizontal axis when the rows are the points of a curve, such as beta."""
+    """Field that is the horizontal axis when the rows are points of a curve, as in `by`."""
 
     def owns(self, record: Record) -> bool:
         """Tell whether the record belongs to this table."""
@@ -89,7 +89,7 @@ def load_specs(folder: Path | None, paper: dict[str, PaperTable]) -> list[TableS
                 f"{path}: paper is {spec.paper!r}; known tables: {', '.join(sorted(paper))}."
             )
         for selector in [*spec.groups, *spec.rows, *spec.columns]:
-            for key in [*selector.where, *filter(None, [selector.by])]:
+            for key in [*selector.where, *filter(None, [selector.by, spec.curve])]:
                 _check_field(key, path)
         specs.append(spec)
     return specs

@@ -156,7 +156,7 @@ class Chart:
             mark = (
                 f'<g class="{style} dot" transform="translate({x + 7:.1f} 20)">{_mark(style)}</g>'
                 if kind == "dot"
-                else f'<line class="{style} {kind}" x1="{x:.1f}" x2="{x + 20:.1f}" y1="20" y2="20"/>'
+                else f'<path class="{style} {kind}" d="M{x:.1f} 20h20"/>'
             )
             x += 20 if kind == "dot" else 26
             parts.append(f'{mark}<text x="{x:.1f}" y="24">{escape(words)}</text>')

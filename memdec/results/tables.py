@@ -1,6 +1,7 @@
 """From a spec and records to tables that are ready to print."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from memdec.results.aggregate import Cell, aggregate, split_variants
 from memdec.results.footer import notes_of
@@ -40,6 +41,8 @@ class Row:
     label: str
     method: str
     """The method behind the row when it is one; it picks the colour."""
+    where: dict[str, Any]
+    """What picked the row's records."""
     n: str
     cells: list[Printed]
 
@@ -169,7 +172,7 @@ def _headings(
 def _rows(layout: _Layout, group: Selector, selector: Selector, records: list[Record]) -> list[Row]:
     """Return one row, or one per variant when settings differ between its records."""
     chosen = [record for record in records if matches(record, selector.where)]
-    method = str(selector.where.get("method", ""))
+    method = str(selector.where.get("method") or group.where.get("method", ""))
     key = " ".join(filter(None, [group.paper, selector.paper or method]))
     variants: dict[str, dict[str, Record]] = {}
     for heading in layout.headings:
@@ -186,6 +189,7 @@ def _rows(layout: _Layout, group: Selector, selector: Selector, records: list[Re
                 group=group.label,
                 label=f"{label} ({words})" if words else label,
                 method=method,
+                where={**group.where, **selector.where},
                 n=_count(cells),
                 cells=_with_average(cells, layout.headings),
             )
