@@ -94,9 +94,12 @@ def test_overlap_agrees_with_all_pairs(test_texts, train_texts):
 
 def test_a_long_train_document_is_searched_in_pieces():
     lines = [sentence(20 * line, 20 * line + 19) for line in range(8000)]
-    long_text = "\n".join(lines)
-    assert len(list(split_long(long_text))) == 2
+    first, last = split_long("\n".join(lines))
+    num_last = len(shingles(last))
     overlap = Overlap()
+    overlap.add_test_document(lines[7])
     overlap.add_test_document(lines[-7])
-    overlap.add_train_document(long_text)
-    assert overlap.facts() == {"test_documents": 1, "exact": 0, "near": 1}
+    # Holds most of the last piece, but more words of its own: half of neither whole text.
+    overlap.add_test_document(f"{last} {sentence(10**6, 10**6 + 2 * num_last)}")
+    overlap.add_train_document(first + last)
+    assert overlap.facts() == {"test_documents": 3, "exact": 0, "near": 2}
