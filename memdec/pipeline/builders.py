@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from memdec.artifacts.artifact import ArtifactWriter
-from memdec.corpus.windows import Window, make_windows
+from memdec.corpus.windows import Window, check_fills_a_window, make_windows
 
 if TYPE_CHECKING:
     from memdec.models.tokenizer import TokenRules
@@ -264,4 +264,7 @@ def _stream(job: "Job", split: str) -> Any:
 def _windows(job: "Job", split: str) -> list[Window]:
     corpus = job.experiment.corpus
     stride = corpus.train_stride if split == "train" else corpus.stride
-    return make_windows(len(_stream(job, split)), corpus.block_size, stride)
+    num_tokens = len(_stream(job, split))
+    # Tokens made for shorter windows are reused, so the check of the tokens stage is repeated.
+    check_fills_a_window(split, num_tokens, corpus.block_size)
+    return make_windows(num_tokens, corpus.block_size, stride)
