@@ -1,6 +1,7 @@
 """The command line: verbs to functions. User errors are one line and exit code 2."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -64,8 +65,15 @@ def _run(options: Any) -> int:
     from memdec.pipeline.show import show_result
 
     experiment = load_experiment(options.experiment, options.settings)
-    show_result(run_experiment(experiment, artifacts_root()))
+    result = run_experiment(experiment, artifacts_root(), _rank())
+    if result is not None:
+        show_result(result)
     return 0
+
+
+def _rank() -> int:
+    """Return this process's rank, as torchrun or Lightning tells it."""
+    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")))
 
 
 def _plan(options: Any) -> int:

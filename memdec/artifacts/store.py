@@ -15,6 +15,7 @@ from memdec.artifacts.artifact import Artifact, ArtifactWriter, open_artifact
 from memdec.artifacts.provenance import provenance
 
 Build = Callable[[ArtifactWriter], None]
+POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Store:
         with self._lock(final):
             if found := self.open(stage, fingerprint):
                 return self._reused(found)
-            writer = ArtifactWriter(final.with_name(f".{final.name}.part"))
+            writer = ArtifactWriter(_part(final))
             if not (resumable and writer.path.is_dir()):
                 writer.clear()
             started = time.monotonic()
@@ -66,6 +67,18 @@ class Store:
             seconds = round(time.monotonic() - started, 3)
             sealed = writer.seal(final, stage, fingerprint, provenance() | {"seconds": seconds})
         return Made(sealed, seconds, reused=False)
+
+    def join(self, stage: str, fingerprint: str, build: Build) -> Made:
+        """Take part in a build that another process of the same job leads, then open its result.
+
+        The leader holds the lock, makes the part folder and seals it.
+        """
+        final = self.path(stage, fingerprint)
+        if not final.exists():
+            build(ArtifactWriter(_part(final)))
+        while not final.exists():
+            time.sleep(POLL_SECONDS)
+        return self._reused(open_artifact(final, stage, fingerprint))
 
     def _reused(self, artifact: Artifact) -> Made:
         return Made(artifact, artifact.manifest["provenance"]["seconds"], reused=True)
@@ -87,6 +100,10 @@ class Store:
             holder.unlink()
         finally:
             lock.release()
+
+
+def _part(final: Path) -> Path:
+    return final.with_name(f".{final.name}.part")
 
 
 def _holder_name(holder: Path) -> str:

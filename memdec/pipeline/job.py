@@ -7,15 +7,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from memdec.artifacts.artifact import Artifact
+from memdec.artifacts.artifact import Artifact, ArtifactWriter
 from memdec.artifacts.fingerprint import FileHashes, fingerprint
-from memdec.artifacts.store import Store
+from memdec.artifacts.store import Made, Store
 from memdec.corpus.config import SPLITS
 from memdec.corpus.sources import describe_source
 from memdec.models.config import ModelConfig
 from memdec.pipeline.experiment import Experiment
 from memdec.pipeline.model_source import ModelSource, find_model
-from memdec.pipeline.stages import STAGES, required_stages
+from memdec.pipeline.stages import STAGES, Stage, required_stages
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,15 @@ class StageRun:
 class Job:
     """Builds the artifacts of an experiment on demand, each at most once."""
 
-    def __init__(self, experiment: Experiment, root: Path) -> None:
+    def __init__(self, experiment: Experiment, root: Path, rank: int = 0) -> None:
+        """Open a job.
+
+        Args:
+            experiment: What to run.
+            root: The folder of artifacts.
+            rank: Which process of a distributed training this is; 0 leads.
+        """
+        self.rank = rank
         self.experiment = experiment
         self.root = root
         self.store = Store(root)
@@ -71,9 +79,7 @@ class Job:
             for upstream in stage.needs(self.experiment):
                 if not self.is_given(upstream):
                     self.artifact(upstream)
-            made = self.store.make(
-                name, self.fingerprint(name), lambda out: stage.build(self, out), stage.resumable
-            )
+            made = self._make(stage)
             self._artifacts[name] = made.artifact
             self.runs[name] = StageRun(
                 name=name,
@@ -84,6 +90,15 @@ class Job:
                 commit=made.artifact.manifest["provenance"]["commit"],
             )
         return self._artifacts[name]
+
+    def _make(self, stage: Stage) -> Made:
+        def build(out: ArtifactWriter) -> None:
+            stage.build(self, out)
+
+        name = self.fingerprint(stage.name)
+        if stage.collective and self.rank > 0:
+            return self.store.join(stage.name, name, build)
+        return self.store.make(stage.name, name, build, stage.resumable)
 
     def is_given(self, stage: str) -> bool:
         """Tell whether the stage has nothing to make: the user's own model directory."""

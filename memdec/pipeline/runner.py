@@ -15,6 +15,7 @@ from memdec.methods.registry import METHODS
 from memdec.pipeline.experiment import Experiment
 from memdec.pipeline.job import Job
 from memdec.pipeline.plan import check_room, make_plan
+from memdec.pipeline.stages import STAGES
 
 Record = dict[str, Any]
 
@@ -28,15 +29,23 @@ class RunResult:
     records: list[Record]
 
 
-def run_experiment(experiment: Experiment, root: Path) -> RunResult:
+def run_experiment(experiment: Experiment, root: Path, rank: int = 0) -> RunResult | None:
     """Make what is missing and return the records of all methods.
+
+    Under torchrun or a Lightning strategy every process runs this; those with a rank above 0 only
+    help to train and return None.
 
     Raises:
         MemdecError: A mistake of the user's, before or during the work; nothing is half-written.
     """
-    job = Job(experiment, root)
+    job = Job(experiment, root, rank)
     methods = [METHODS[name] for name in experiment.methods]
     folder = root / "runs" / f"{experiment.name}-{_run_fingerprint(job, methods)}"
+    if rank > 0:
+        for stage in (stage for method in methods for stage in method.stages):
+            if STAGES[stage].collective:
+                job.artifact(stage)
+        return None
     check_room(job, make_plan(job, tuple(s for method in methods for s in method.stages)))
     records = [_record(job, method, folder / method.name / "record.json") for method in methods]
     return RunResult(folder, records)

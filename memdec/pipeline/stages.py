@@ -30,6 +30,8 @@ class Stage:
     build: Callable[["Job", ArtifactWriter], None]
     resumable: bool = False
     """Whether it goes on from what a killed attempt left."""
+    collective: bool = False
+    """Whether all processes of a distributed run build it together."""
     schema: int = 1
     """Raised when the same configuration gives other output than before."""
 
@@ -121,6 +123,7 @@ STAGES: dict[str, Stage] = {
             needs=_memory_needs,
             build=builders.memory,
             resumable=True,
+            collective=True,
         ),
         Stage(
             name="memory_scores",
