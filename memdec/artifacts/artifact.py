@@ -134,7 +134,7 @@ def open_artifact(path: Path, stage: str, fingerprint: str) -> Artifact:
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         entries = manifest["files"].items()
-    except (OSError, ValueError, KeyError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise ArtifactError(f"{path / MANIFEST} is missing or broken; {remedy}.") from None
     if manifest.get("schema") != SCHEMA:
         raise ArtifactError(
