@@ -40,6 +40,8 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
     _experiment_verb(verbs, "run", _run, "all stages, one record a method, the result table")
     _experiment_verb(verbs, "plan", _plan, "stages, what is complete, rows, bytes, FLOPs")
+    _sweep_verb(verbs)
+    _records_verbs(verbs)
     _generate_verb(verbs)
     return parser
 
@@ -63,11 +65,19 @@ def _run(options: Any) -> int:
     from memdec.pipeline.job import artifacts_root
     from memdec.pipeline.runner import run_experiment
     from memdec.pipeline.show import show_result
+    from memdec.pipeline.tracking import tracked
+    from memdec.results.report import build_report
 
     experiment = load_experiment(options.experiment, options.settings)
-    result = run_experiment(experiment, artifacts_root(), _rank())
+    with tracked(experiment) as report_record:
+        result = run_experiment(experiment, artifacts_root(), _rank())
+        for record in result.records if result else []:
+            report_record(record)
     if result is not None:
+        report = build_report(result.folder, result.folder / "report", only_measured=True)
         show_result(result)
+        print(f"report: {result.folder / 'report' / 'index.html'}")
+        return _say_problems(report.problems)
     return 0
 
 
@@ -90,6 +100,59 @@ def _plan(options: Any) -> int:
     show_plan(plans)
     check_room(job, plans)
     return 0
+
+
+def _sweep_verb(verbs: Any) -> None:
+    text = "the grid of a W&B sweep file on this machine, no account"
+    parser = _verb(verbs, "sweep", _sweep, text)
+    parser.add_argument("sweep", type=Path, help="the sweep's YAML file")
+    parser.add_argument("--jobs", type=int, default=1, help="trials at a time; default: 1")
+
+
+def _sweep(options: Any) -> int:
+    from memdec.pipeline.job import artifacts_root
+    from memdec.pipeline.sweep import run_sweep
+
+    return run_sweep(options.sweep, options.jobs, artifacts_root())
+
+
+def _records_verbs(verbs: Any) -> None:
+    text = "copy finished records into reports/records"
+    parser = _verb(verbs, "collect", _collect, text)
+    parser.add_argument(
+        "runs", nargs="*", type=Path, help="run folders or records; default: all of this machine"
+    )
+    parser.add_argument("--to", type=Path, default=Path("reports/records"), metavar="FOLDER")
+    parser.add_argument(
+        "--allow-dirty", action="store_true", help="take records made by edited sources, too"
+    )
+    text = "rebuild tables, figures and index.html from records"
+    parser = _verb(verbs, "report", _report, text)
+    parser.add_argument("--records", type=Path, default=Path("reports/records"), metavar="FOLDER")
+    parser.add_argument("--output", type=Path, default=Path("reports"), metavar="FOLDER")
+
+
+def _collect(options: Any) -> int:
+    from memdec.pipeline.job import artifacts_root
+    from memdec.results.collect import collect
+
+    done = collect(options.runs or [artifacts_root() / "runs"], options.to, options.allow_dirty)
+    print(f"{len(done.copied)} records copied to {options.to}, {len(done.unchanged)} already there")
+    return _say_problems(done.problems)
+
+
+def _report(options: Any) -> int:
+    from memdec.results.report import build_report
+
+    report = build_report(options.records, options.output)
+    print(f"{len(report.files)} files written; open {options.output / 'index.html'}")
+    return _say_problems(report.problems)
+
+
+def _say_problems(problems: list[str]) -> int:
+    for problem in problems:
+        print(f"memdec: {problem}", file=sys.stderr)
+    return EXIT_USER if problems else 0
 
 
 def _generate_verb(verbs: Any) -> None:

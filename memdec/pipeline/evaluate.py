@@ -27,7 +27,7 @@ def evaluate(job: Job, method: Method, started: str) -> dict[str, Any]:
     settled = settle(adapted)
     experiment = job.experiment
     record = describe(job, method) | {
-        "metrics": _metrics(settled, artifacts["tokens"]),
+        "metrics": _metrics(job, settled, artifacts["tokens"]),
         "alpha": settled.alpha,
         "tuned": dict(settled.tuned),
         "intervals": _intervals(job, settled, artifacts["tokens"]),
@@ -44,14 +44,17 @@ def evaluate(job: Job, method: Method, started: str) -> dict[str, Any]:
     return record
 
 
-def _metrics(settled: Settled, tokens: Artifact) -> dict[str, float]:
-    return {
+def _metrics(job: Job, settled: Settled, tokens: Artifact) -> dict[str, float]:
+    metrics = {
         f"{split}/{name}": value
         for split in SPLITS
         for name, value in perplexity_metrics(
             settled.gold_log_probs[split], tokens.info[split]["num_bytes"]
         ).items()
     }
+    base = np.asarray(job.artifact("base_scores").array("test_gold_log_probs"))
+    ratio = np.exp(np.mean(base, dtype=np.float64) + metrics["test/nll"])
+    return metrics | {"test/perplexity_ratio_to_base": float(ratio)}
 
 
 def _intervals(job: Job, settled: Settled, tokens: Artifact) -> dict[str, list[float]]:

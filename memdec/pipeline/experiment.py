@@ -116,6 +116,9 @@ def _merge(config: DictConfig, update: DictConfig, where: str) -> DictConfig:
     except ConfigKeyError as error:
         raise ConfigError(f"{where}: {_unknown_key(str(error.full_key))}") from None
     except OmegaConfBaseException as error:
+        if str(error).startswith("Merge error"):
+            names = ", ".join(str(name) for name in update)
+            raise ConfigError(f"{where}: {names} is a section; set its keys, as in knn.k=64.") from None
         key = f"{error.full_key}: " if error.full_key else ""
         raise ConfigError(f"{where}: {key}{_first_line(error)}.") from None
 
