@@ -88,6 +88,14 @@ def test_each_step_reads_the_new_token_alone_with_a_cache_of_its_own(llama):
         assert [entry[1:] for entry in seen if entry[0] is component] == expected
 
 
+def test_the_output_head_runs_at_the_last_position_only(build_lm):
+    lm, widths = build_lm(seed=1), []
+    head = lm.get_output_embeddings()
+    head.register_forward_pre_hook(lambda _, inputs: widths.append(inputs[0].shape[1]))
+    greedy([CausalLMNextToken(lm)], 0.0, PROMPT, 3, eos_ids=())
+    assert widths == [1, 1, 1]
+
+
 def test_it_stops_at_eos_and_keeps_it(llama):
     lm = llama(seed=1)
     free = greedy([CausalLMNextToken(lm)], 0.0, PROMPT, NEW, eos_ids=())
@@ -114,13 +122,15 @@ def test_it_makes_exactly_as_many_tokens_as_asked(llama, num_new):
     assert heard == ours
 
 
-def test_padded_vocabularies_keep_the_common_prefix_renormalised(llama):
-    components = [CausalLMNextToken(llama(1, 53)), CausalLMNextToken(llama(2, 59))]
+@pytest.mark.parametrize("widths", [(53, 59), (59, 53)])
+def test_padded_vocabularies_keep_the_common_prefix_renormalised(llama, widths):
+    lms = [llama(seed, width) for seed, width in zip((1, 2), widths, strict=True)]
+    components = [CausalLMNextToken(lm) for lm in lms]
     mixed_BV, _ = mixed_step(components, [None, None], 0.4, torch.tensor([PROMPT]))
     with torch.no_grad():
-        wide, narrow = (c.lm(torch.tensor([PROMPT])).logits[:, -1].double() for c in components)
-    expected = 0.6 * wide[:, :53].softmax(-1) + 0.4 * narrow[:, :53].softmax(-1)
-    torch.testing.assert_close(mixed_BV.double().exp(), expected)
+        logits = [lm(torch.tensor([PROMPT])).logits[:, -1, :53].double() for lm in lms]
+    expected = 0.6 * logits[0].softmax(-1) + 0.4 * logits[1].softmax(-1)
+    torch.testing.assert_close(mixed_BV.double().exp(), expected, rtol=1e-5, atol=1e-7)
     torch.testing.assert_close(mixed_BV.exp().sum(), torch.tensor(1.0))
 
 

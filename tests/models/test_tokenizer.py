@@ -104,15 +104,16 @@ def test_encoding_adds_no_bos(bos_tokenizer):
     assert encoder(bos_tokenizer)([]) == []
 
 
-def test_long_texts_are_neither_cut_nor_warned_about(plain_tokenizer, caplog):
+def test_long_texts_are_neither_cut_nor_warned_about(tokenizer_builder, caplog):
+    tokenizer = tokenizer_builder("<|im_start|>", "<|im_end|>")  # each warns only once
     logger = logging.getLogger("transformers")
     logger.addHandler(caplog.handler)
     try:
-        (ids,) = encoder(plain_tokenizer)(["the work " * 50])
+        (ids,) = encoder(tokenizer)(["the work " * 50])
     finally:
         logger.removeHandler(caplog.handler)
-    assert plain_tokenizer.decode(ids) == "the work " * 50
-    assert len(ids) > plain_tokenizer.model_max_length
+    assert tokenizer.decode(ids) == "the work " * 50
+    assert len(ids) > tokenizer.model_max_length
     assert not caplog.records
 
 
@@ -126,6 +127,11 @@ def test_tokens_cover_the_characters_whose_first_byte_they_reach(plain_tokenizer
         num_bytes = sum(len(token) for token in tokens[:n])  # one letter stands for one byte
         expected = sum(start < num_bytes for start in starts)
         assert character_counter(plain_tokenizer)(text, n) == expected
+
+
+def test_special_token_strings_are_counted_as_plain_text(plain_tokenizer):
+    text = "<|im_end|>ab"
+    assert [character_counter(plain_tokenizer)(text, n) for n in (0, 1, 2)] == [0, 1, 2]
 
 
 def test_the_hash_survives_saving_and_forgets_how_the_tokenizer_was_used(tmp_path, plain_tokenizer):
