@@ -1,0 +1,108 @@
+"""Blocks of keys and the squared distances between two blocks.
+
+Distances come from |a|^2 + |b|^2 - 2ab in float32, over keys centred by their mean, which makes the
+norms about as small as the distances. Half of |a|^2 is read off the same matrix product, so that
+equal keys get exactly the distance 0 and equal distances to any third row: ties are real ties.
+
+Shape legend: N rows, D key width, R rows of a block; tiles are [R, R] and always full, because a
+matrix library may round differently at the edge of a small product.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+__all__ = ["KeyBlocks", "Keys", "TileScratch", "choose_block_rows"]
+
+Keys = NDArray[Any] | Tensor
+"""Float rows [N, D] of any precision: a tensor, an array or a memory map."""
+
+_MAX_BLOCK_ROWS = 2048
+_MIN_BLOCK_ROWS = 64
+_NORM_ROWS = 256
+_MEAN_ROWS = 65536
+
+
+def choose_block_rows(num_rows: int) -> int:
+    """Return the tile size, a power of two that depends on the number of rows alone."""
+    wanted = 1 << max(0, num_rows - 1).bit_length()
+    return min(max(wanted, _MIN_BLOCK_ROWS), _MAX_BLOCK_ROWS)
+
+
+def mean_key(keys_ND: Keys) -> Tensor:
+    """Return the mean of the rows, f32 [D], summed in float64."""
+    total = torch.zeros(keys_ND.shape[1], dtype=torch.float64)
+    for first in range(0, len(keys_ND), _MEAN_ROWS):
+        total += _as_tensor(keys_ND[first : first + _MEAN_ROWS]).double().sum(0).cpu()
+    return (total / len(keys_ND)).float()
+
+
+@dataclass(frozen=True)
+class KeyBlock:
+    """Centred keys f32 [R, D] and half their squared norms f32 [R]; +inf marks a padding row."""
+
+    keys: Tensor
+    half_norms: Tensor
+
+
+class KeyBlocks:
+    """Reads a key array in blocks of R rows, each centred, in float32 and padded to R rows."""
+
+    def __init__(
+        self, keys_ND: Keys, mean_D: Tensor, block_rows: int, device: torch.device
+    ) -> None:
+        self.block_rows = block_rows
+        self.num_rows = len(keys_ND)
+        self.num_blocks = -(-len(keys_ND) // block_rows)
+        self._keys = keys_ND
+        self._mean = mean_D.to(device)
+
+    def block(self, index: int) -> KeyBlock:
+        """Return the rows of one block."""
+        first = index * self.block_rows
+        return self._make(self._keys[first : first + self.block_rows])
+
+    def gather(self, rows: Tensor) -> KeyBlock:
+        """Return at most R rows picked by number, in the order given."""
+        if isinstance(self._keys, Tensor):
+            return self._make(self._keys[rows.to(self._keys.device)])
+        return self._make(self._keys[rows.cpu().numpy()])
+
+    def _make(self, part: Keys) -> KeyBlock:
+        num_rows = len(part)
+        keys_RD = self._mean.new_zeros(self.block_rows, part.shape[1])
+        keys_RD[:num_rows] = _as_tensor(part).to(self._mean.device)
+        keys_RD[:num_rows] -= self._mean
+        half_norms_R = _half_norms(keys_RD)
+        half_norms_R[num_rows:] = torch.inf
+        return KeyBlock(keys_RD, half_norms_R)
+
+
+class TileScratch:
+    """Room for one tile, used again and again: fresh pages cost as much as a pass over the tile."""
+
+    def __init__(self, block_rows: int, device: torch.device) -> None:
+        self.device = device
+        self._products = torch.empty(block_rows, block_rows, device=device)
+        self._half_norms = torch.empty_like(self._products)
+
+    def closeness(self, left: KeyBlock, right: KeyBlock) -> Tensor:
+        """Return minus half the squared distance of every pair, f32 [R, R]; -inf for padding."""
+        torch.mm(left.keys, right.keys.T, out=self._products)
+        # The sum of the halves first: it is the same for (a, b) and (b, a), whatever the rounding.
+        torch.add(left.half_norms[:, None], right.half_norms, out=self._half_norms)
+        return self._products.sub_(self._half_norms)
+
+
+def _half_norms(keys_RD: Tensor) -> Tensor:
+    """Return half the squared norms as the matrix product rounds them, f32 [R]."""
+    parts = keys_RD.split(_NORM_ROWS)
+    return torch.cat([torch.mm(part, part.T).diagonal() for part in parts]) / 2
+
+
+def _as_tensor(part: Keys) -> Tensor:
+    return part if isinstance(part, Tensor) else torch.from_numpy(np.array(part))
