@@ -36,17 +36,25 @@ def load_causal_lm(path: Path, dtype: str, device: torch.device) -> "PreTrainedM
     Raises:
         DataError: The directory is missing or is no causal language model.
     """
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
     _check_folder(path)
     disable_progress_bar()  # loading takes a second; the stages show their own bars
     try:
-        lm = AutoModelForCausalLM.from_pretrained(
-            path, dtype=getattr(torch, dtype), local_files_only=True, attn_implementation="sdpa"
+        read: Any = AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype=getattr(torch, dtype),
+            local_files_only=True,
+            attn_implementation="sdpa",
+            output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise DataError(f"{path} is not a loadable causal LM: {_first_line(error)}") from None
+    lm, report = read
+    if report["missing_keys"]:  # transformers would fill them with random numbers
+        raise DataError(f"{path} lacks weights: {', '.join(sorted(report['missing_keys']))}.")
     _check_plain_head(lm, path)
     nn.Module.to(lm, device)
     return lm.eval()
