@@ -27,7 +27,7 @@ def free(monkeypatch):
 def test_a_disk_that_is_too_small_is_refused_to_the_byte(tmp_path, free):
     free(RESERVE_BYTES + 999)
     check_disk(tmp_path, 999, "this run")
-    with pytest.raises(ArtifactError, match="this run needs about 1.0 kB but 67.1 MB are free"):
+    with pytest.raises(ArtifactError, match=r"this run needs about 1.0 kB but 67.1 MB are free"):
         check_disk(tmp_path, 1000, "this run")
 
 

@@ -62,7 +62,7 @@ def test_a_damaged_artifact_is_not_silently_rebuilt(tmp_path):
     store = Store(tmp_path)
     path = store.make("stage", NAME, writes(1)).artifact.path
     (path / "value.npy").write_bytes(b"")
-    with pytest.raises(ArtifactError, match="value.npy has 0 bytes"):
+    with pytest.raises(ArtifactError, match=r"value.npy has 0 bytes"):
         store.make("stage", NAME, writes(1))
 
 

@@ -1,0 +1,99 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from memdec.errors import DataError
+from memdec.models.loading import load_tokenizer
+from memdec.models.memory import MemoryDecoder, initial_lm, load_memory, read_memory_facts
+
+CPU = torch.device("cpu")
+OUTPUTS = torch.tensor([1, 4, 40, 299])
+
+
+@pytest.fixture
+def memory(tiny_model):
+    return MemoryDecoder(initial_lm(tiny_model("llama"), False, 0), OUTPUTS)
+
+
+def test_the_head_has_the_rows_of_the_output_tokens_and_learns(memory):
+    head_OD = memory.head()
+    weight_VD = memory.lm.lm_head.weight
+    assert torch.equal(head_OD, weight_VD[OUTPUTS])
+    head_OD.sum().backward()
+    moved = weight_VD.grad.abs().sum(1).nonzero()[:, 0]
+    assert moved.tolist() == OUTPUTS.tolist()
+
+
+def test_spread_is_a_distribution_over_the_output_tokens_alone(memory):
+    logits = torch.randn(2, 304, generator=torch.Generator().manual_seed(1))
+    spread = memory.spread(logits)
+    for row in range(2):
+        chosen = logits[row, OUTPUTS].double().exp()
+        wanted = torch.full((304,), -torch.inf, dtype=torch.float64)
+        wanted[OUTPUTS] = (chosen / chosen.sum()).log()
+        torch.testing.assert_close(spread[row].double(), wanted, rtol=1e-5, atol=1e-6)
+    whole = MemoryDecoder(memory.lm, None).spread(logits)
+    torch.testing.assert_close(whole, logits.log_softmax(-1))
+
+
+def test_columns_are_rows_of_the_head(memory):
+    assert memory.columns(torch.tensor([40, 1, 299])).tolist() == [2, 0, 3]
+
+
+@pytest.mark.parametrize("outputs", [OUTPUTS, None])
+def test_export_and_load_give_the_same_memory(tiny_model, outputs, tmp_path):
+    memory = MemoryDecoder(initial_lm(tiny_model("llama"), False, 0), outputs).eval()
+    memory.export(tmp_path, load_tokenizer(tiny_model("llama")), {"tokenizer_hash": "abc"})
+    loaded = load_memory(tmp_path, "float32", CPU)
+    ids_BT = torch.tensor([[5, 9, 17, 3]])
+    with torch.no_grad():
+        assert torch.equal(loaded(ids_BT), memory(ids_BT))
+        assert torch.equal(loaded.head(), memory.head())
+    assert read_memory_facts(tmp_path) == {"tokenizer_hash": "abc"}
+    assert not loaded.training
+
+
+def test_a_memory_starts_from_the_weights_of_the_base_without_dropout(tiny_model, tmp_path):
+    folder = tmp_path / "gpt2"
+    shutil.copytree(tiny_model("gpt2"), folder)
+    config = json.loads((folder / "config.json").read_text())
+    assert config["attn_pdrop"] > 0
+    lm = initial_lm(folder, False, 0)
+    assert lm.training
+    assert all(parameter.requires_grad for parameter in lm.parameters())
+    ids_BT = torch.tensor([[5, 9, 17, 3, 8, 1, 250]])
+    with torch.no_grad():
+        first, second = lm(ids_BT).logits, lm(ids_BT).logits
+    assert torch.equal(first, second)
+
+
+def test_from_scratch_depends_on_the_seed_only(tiny_model):
+    torch.manual_seed(123)
+    before = torch.random.get_rng_state()
+    first = initial_lm(tiny_model("llama"), True, 7).state_dict()
+    assert torch.equal(torch.random.get_rng_state(), before)  # the caller's numbers are untouched
+    torch.rand(5)
+    again = initial_lm(tiny_model("llama"), True, 7).state_dict()
+    other = initial_lm(tiny_model("llama"), True, 8).state_dict()
+    base = initial_lm(tiny_model("llama"), False, 7).state_dict()
+    name = "model.layers.0.mlp.up_proj.weight"
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert not torch.equal(first[name], other[name])
+    assert not torch.equal(first[name], base[name])
+
+
+def test_a_folder_that_is_no_memory_is_refused(tiny_model, tmp_path):
+    for folder in (tmp_path / "nowhere", tiny_model("llama")):
+        with pytest.raises(DataError, match="is not an exported memory"):
+            load_memory(folder, "float32", CPU)
+    (tmp_path / "memory.json").write_text("[1]")
+    with pytest.raises(DataError, match="is not an exported memory"):
+        read_memory_facts(tmp_path)
+
+
+def test_output_ids_are_ascending_in_the_export(memory, tiny_model, tmp_path):
+    memory.export(tmp_path, load_tokenizer(tiny_model("llama")), {"tokenizer_hash": "abc"})
+    assert np.load(tmp_path / "output_ids.npy").tolist() == OUTPUTS.tolist()
