@@ -38,7 +38,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"memdec {__version__}")
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
-    _experiment_verb(verbs, "run", _run, "all stages, one record a method, the result table")
+    run = _experiment_verb(verbs, "run", _run, "all stages, one record a method, the result table")
+    run.add_argument(
+        "--shard", metavar="i/n", help="only part i of n of encoding, search and targets"
+    )
     _experiment_verb(verbs, "plan", _plan, "stages, what is complete, rows, bytes, FLOPs")
     _sweep_verb(verbs)
     _records_verbs(verbs)
@@ -54,21 +57,28 @@ def _verb(
     return parser
 
 
-def _experiment_verb(verbs: Any, name: str, function: Callable[[Any], int], text: str) -> None:
+def _experiment_verb(
+    verbs: Any, name: str, function: Callable[[Any], int], text: str
+) -> argparse.ArgumentParser:
     parser = _verb(verbs, name, function, text, takes_settings=True)
     parser.add_argument("experiment", type=Path, help="the experiment's YAML file")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="settings to change")
+    return parser
 
 
 def _run(options: Any) -> int:
     from memdec.pipeline.experiment import load_experiment
     from memdec.pipeline.job import artifacts_root
-    from memdec.pipeline.runner import run_experiment
+    from memdec.pipeline.runner import run_experiment, run_shard
+    from memdec.pipeline.shards import parse_shard
     from memdec.pipeline.show import show_result
     from memdec.pipeline.tracking import tracked
     from memdec.results.report import build_report
 
     experiment = load_experiment(options.experiment, options.settings)
+    if options.shard:
+        print("\n".join(run_shard(experiment, artifacts_root(), parse_shard(options.shard))))
+        return 0
     with tracked(experiment) as report_record:
         result = run_experiment(experiment, artifacts_root(), _rank())
         for record in result.records if result else []:

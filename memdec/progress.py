@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def track(total: int, unit: str, label: str) -> Iterator[Callable[[int], None]]:
-    """Show a bar for `label` on a terminal and yield `advance(n)`, to be called after n more units."""
+    """Show a bar for `label` on a terminal; yield `advance(n)`, to be called after n more units."""
     if not sys.stderr.isatty():
         yield lambda count: None
         return

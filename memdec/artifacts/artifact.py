@@ -1,7 +1,8 @@
 """One artifact: a folder of files with a manifest that names, sizes and hashes each of them.
 
-A writer fills a hidden part folder; `seal` syncs it, writes the manifest and renames it into place.
-So a finished artifact is whole or absent, and what a killed stage left can be resumed or thrown away.
+A writer fills a hidden part folder; `seal` syncs it, writes the manifest and renames it into
+place. So a finished artifact is whole or absent, and what a killed stage left can be resumed or
+thrown away.
 """
 
 import json
@@ -138,7 +139,8 @@ def open_artifact(path: Path, stage: str, fingerprint: str) -> Artifact:
         raise ArtifactError(f"{path / MANIFEST} is missing or broken; {remedy}.") from None
     if manifest.get("schema") != SCHEMA:
         raise ArtifactError(
-            f"{path} has manifest schema {manifest.get('schema')}, this version reads {SCHEMA}; {remedy}."
+            f"{path} has manifest schema {manifest.get('schema')}, this version reads {SCHEMA}; "
+            f"{remedy}."
         )
     if (manifest.get("stage"), manifest.get("fingerprint")) != (stage, fingerprint):
         raise ArtifactError(f"{path} is not {stage} {fingerprint}; {remedy}.")

@@ -45,26 +45,17 @@ def source_state() -> tuple[str, bool]:
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return f"memdec-{version('memdec')}", False
-    git = ["git", "-C", str(root)]
+    sources = ("memdec", "experiments", "sweeps", "pyproject.toml")
     try:
-        run = {"capture_output": True, "text": True, "check": True}
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], **run).stdout.strip()  # type: ignore[call-overload]
-        status = subprocess.run(  # type: ignore[call-overload]
-            [
-                *git,
-                "status",
-                "--porcelain",
-                "--",
-                "memdec",
-                "experiments",
-                "sweeps",
-                "pyproject.toml",
-            ],
-            **run,
-        ).stdout
+        commit = _git(root, "rev-parse", "HEAD")
+        return commit, bool(_git(root, "status", "--porcelain", "--", *sources))
     except (OSError, subprocess.CalledProcessError):
         return "unknown", True
-    return commit, bool(status.strip())
+
+
+def _git(root: Path, *words: str) -> str:
+    command = ["git", "-C", str(root), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 @cache

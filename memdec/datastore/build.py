@@ -32,10 +32,13 @@ def build_datastore(
 ) -> None:
     """Encode the windows into keys f16 [N, D], values u32 [N], positions i64 [N].
 
+    The windows may be a consecutive part of the stream's; the rows are then those of the part.
+
     Raises:
         ArtifactError: A key does not fit float16.
     """
-    num_rows = len(tokens) - 1
+    first, stop = windows[0].first_scored - 1, windows[-1].end - 1
+    num_rows = stop - first
     keys_ND = None
     device = next(lm.parameters()).device
     with track(num_rows, "tokens", "encoding keys") as advance:
@@ -45,11 +48,11 @@ def build_datastore(
             check_f16(rows_ND, layer)
             if keys_ND is None:
                 keys_ND = out.array("keys", (num_rows, rows_ND.shape[1]), np.float16)
-            keys_ND[batch.rows_N] = rows_ND.half().cpu().numpy()
+            keys_ND[batch.rows_N - first] = rows_ND.half().cpu().numpy()
             advance(len(batch.rows_N))
     assert keys_ND is not None, "the tokens stage refuses a corpus without a window"
-    out.write_array("values", np.asarray(tokens[1:], np.uint32))
-    out.write_array("positions", np.arange(1, len(tokens), dtype=np.int64))
+    out.write_array("values", np.asarray(tokens[first + 1 : stop + 1], np.uint32))
+    out.write_array("positions", np.arange(first + 1, stop + 1, dtype=np.int64))
     out.info(num_rows=num_rows, key_width=int(keys_ND.shape[1]), layer=layer)
 
 

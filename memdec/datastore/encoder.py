@@ -4,7 +4,7 @@ Shape legend: B windows, T positions, D key width.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 from torch import Tensor, nn
@@ -62,11 +62,8 @@ def encode(lm: nn.Module, layer: str, inputs_BT: Tensor) -> Tensor:
     """Return the keys [B, T, D] of all positions; no LM head and nothing above the layer is run."""
     if layer == "final_hidden":
         return body_output(lm, inputs_BT)
-    with capture(lm, layer, stop=True) as captured:
-        try:
-            body_output(lm, inputs_BT)
-        except _EnoughError:
-            pass
+    with capture(lm, layer, stop=True) as captured, suppress(_EnoughError):
+        body_output(lm, inputs_BT)
     return captured.hidden_BTD
 
 

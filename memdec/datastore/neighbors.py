@@ -1,4 +1,4 @@
-"""Cache the nearest datastore rows of each row, and of each query, so that k and temperature are free.
+"""Cache each row's and query's nearest datastore rows, so that k and temperature are free.
 
 Shape legend: N datastore rows, Q queries, D key width, K neighbors.
 """
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from memdec.artifacts.artifact import ArtifactWriter
 from memdec.datastore.search import exact_neighbors, search_neighbors
 from memdec.errors import ConfigError
+from memdec.progress import track
 
 Keys = NDArray[np.float16]
 
@@ -24,24 +25,37 @@ def check_k(k: int, num_rows: int) -> None:
         )
 
 
-def build_neighbors(out: ArtifactWriter, keys_ND: Keys, k_max: int) -> None:
-    """Write rows i32 [N, K] and sq_distances f32 [N, K] of the training text against itself.
+def build_neighbors(
+    out: ArtifactWriter, keys_ND: Keys, k_max: int, queries: range, device: str
+) -> None:
+    """Write rows i32 [N, K] and sq_distances f32 [N, K] of `queries` among the training text.
 
     No row is its own neighbor: it is left out by row id, whatever its distance. K is `k_max`, or
     all other rows when there are fewer.
     """
     num_cached = min(k_max, len(keys_ND) - 1)
-    rows_NK, sq_distances_NK = exact_neighbors(keys_ND, num_cached, exclude_self=True)
+    with track(len(queries), "rows", "searching neighbors") as advance:
+        rows_NK, sq_distances_NK = exact_neighbors(
+            keys_ND,
+            num_cached,
+            start=queries.start,
+            stop=queries.stop,
+            device=device,
+            advance=advance,
+        )
     _write(out, "", rows_NK.numpy(), sq_distances_NK.numpy())
     out.info(search="exact", recall=1.0, k_max=num_cached)
 
 
 def build_query_neighbors(
-    out: ArtifactWriter, queries: dict[str, Keys], keys_ND: Keys, k: int
+    out: ArtifactWriter, queries: dict[str, Keys], keys_ND: Keys, k: int, device: str
 ) -> None:
     """Write SPLIT_rows and SPLIT_sq_distances [Q, K] of each split's queries; none is excluded."""
     for split, queries_QD in queries.items():
-        rows_QK, sq_distances_QK = search_neighbors(queries_QD, keys_ND, k)
+        with track(len(queries_QD), "queries", f"searching for {split}") as advance:
+            rows_QK, sq_distances_QK = search_neighbors(
+                queries_QD, keys_ND, k, device=device, advance=advance
+            )
         _write(out, f"{split}_", rows_QK.numpy(), sq_distances_QK.numpy())
     out.info(search="exact", recall=1.0, k=k)
 

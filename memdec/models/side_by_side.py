@@ -34,4 +34,5 @@ def continue_both(
     ids, stops = encode_prompt(tokenizer, rules, prompt), stop_ids(lm, rules)
     base_ids = greedy([base_step], 0.0, ids, max_new_tokens, stops)
     mixed_ids = greedy([base_step, memory_step], alpha, ids, max_new_tokens, stops)
-    return tokenizer.decode(base_ids), tokenizer.decode(mixed_ids)
+    texts = tokenizer.batch_decode([base_ids, mixed_ids], skip_special_tokens=True)
+    return texts[0], texts[1]

@@ -7,6 +7,7 @@ import numpy as np
 
 from memdec.artifacts.artifact import ArtifactWriter
 from memdec.corpus.windows import Window, check_fills_a_window, make_windows
+from memdec.pipeline.shards import WHOLE, Shard
 
 if TYPE_CHECKING:
     from memdec.models.tokenizer import TokenRules
@@ -61,29 +62,36 @@ def base_scores(job: "Job", out: ArtifactWriter) -> None:
         )
 
 
-def datastore(job: "Job", out: ArtifactWriter) -> None:
-    """Encode the training text."""
+def datastore(job: "Job", out: ArtifactWriter, shard: Shard = WHOLE) -> None:
+    """Encode the training text, or a shard of its windows."""
     from memdec.datastore.build import build_datastore
     from memdec.datastore.neighbors import check_k
 
     stream = _stream(job, "train")
     check_k(job.experiment.knn.k, len(stream) - 1)
+    windows, batch_size = _windows(job, "train"), job.experiment.model.batch_size
+    part = shard.of(len(windows), batch_size)
     build_datastore(
         out,
         stream,
-        _windows(job, "train"),
+        windows[part.start : part.stop],
         _base(job),
         load_tokenizer_of(job)[1],
         job.experiment.datastore.layer,
-        job.experiment.model.batch_size,
+        batch_size,
     )
+    edges = (windows[part.start].first_scored - 1, windows[part.stop - 1].end - 1)
+    _note_part(out, shard, range(*edges), len(stream) - 1)
 
 
-def neighbors(job: "Job", out: ArtifactWriter) -> None:
-    """Search the training text against itself."""
+def neighbors(job: "Job", out: ArtifactWriter, shard: Shard = WHOLE) -> None:
+    """Search the training text, or a shard of its rows, among all of it."""
     from memdec.datastore.neighbors import build_neighbors
 
-    build_neighbors(out, job.artifact("datastore").array("keys"), job.experiment.knn.k_max)
+    keys, config = job.artifact("datastore").array("keys"), job.experiment
+    part = shard.of(len(keys))
+    build_neighbors(out, keys, config.knn.k_max, part, _device(job))
+    _note_part(out, shard, part, len(keys))
 
 
 def query_neighbors(job: "Job", out: ArtifactWriter) -> None:
@@ -93,27 +101,29 @@ def query_neighbors(job: "Job", out: ArtifactWriter) -> None:
     scores = job.artifact("base_scores")
     queries = {split: scores.array(f"{split}_keys") for split in SPLITS}
     keys = job.artifact("datastore").array("keys")
-    build_query_neighbors(out, queries, keys, job.experiment.knn.k)
+    build_query_neighbors(out, queries, keys, job.experiment.knn.k, _device(job))
 
 
-def targets(job: "Job", out: ArtifactWriter) -> None:
-    """Make the kNN distributions of the training text."""
+def targets(job: "Job", out: ArtifactWriter, shard: Shard = WHOLE) -> None:
+    """Make the kNN distributions of the training text, or of a shard of its rows."""
     from memdec.datastore.targets import write_targets
     from memdec.progress import track
 
     found, knn = job.artifact("neighbors"), job.experiment.knn
     rows = found.array("rows")
-    with track(len(rows), "rows", "making targets") as advance:
+    part = shard.of(len(rows))
+    with track(len(part), "rows", "making targets") as advance:
         write_targets(
             out,
-            rows,
-            found.array("sq_distances"),
+            rows[part.start : part.stop],
+            found.array("sq_distances")[part.start : part.stop],
             job.artifact("datastore").array("values"),
             knn.k,
             knn.temperature,
             knn.threshold,
             advance,
         )
+    _note_part(out, shard, part, len(rows))
 
 
 def memory(job: "Job", out: ArtifactWriter) -> None:
@@ -168,6 +178,17 @@ def memory_scores(job: "Job", out: ArtifactWriter) -> None:
             batch_size=config.batch_size,
             key_layer=None,
         )
+
+
+def _note_part(out: ArtifactWriter, shard: Shard, rows: range, num_rows: int) -> None:
+    if shard.count > 1:
+        out.info(rows=[rows.start, rows.stop], num_rows_in_all=num_rows)
+
+
+def _device(job: "Job") -> str:
+    from memdec.models.loading import pick_device
+
+    return str(pick_device(job.experiment.model.device))
 
 
 def _initial_memory(job: "Job") -> Any:

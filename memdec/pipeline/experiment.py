@@ -56,7 +56,7 @@ class Experiment:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
             raise ConfigError(
-                f"name is {self.name!r}; it names files: use letters, digits, dot, dash, underscore."
+                f"name is {self.name!r}; it names files: use letters, digits, dots, dashes, _."
             )
         check_choice("scale", self.scale, SCALES)
         check_choice("logger", self.logger, LOGGERS)
@@ -118,7 +118,7 @@ def _merge(config: DictConfig, update: DictConfig, where: str) -> DictConfig:
     except OmegaConfBaseException as error:
         if str(error).startswith("Merge error"):
             names = ", ".join(str(name) for name in update)
-            raise ConfigError(f"{where}: {names} is a section; set its keys, as in knn.k=64.") from None
+            raise ConfigError(f"{where}: {names} is a section; set its keys (knn.k=64).") from None
         key = f"{error.full_key}: " if error.full_key else ""
         raise ConfigError(f"{where}: {key}{_first_line(error)}.") from None
 

@@ -15,6 +15,7 @@ from memdec.corpus.sources import describe_source
 from memdec.models.config import ModelConfig
 from memdec.pipeline.experiment import Experiment
 from memdec.pipeline.model_source import ModelSource, find_model
+from memdec.pipeline.shards import Shard
 from memdec.pipeline.stages import STAGES, Stage, required_stages
 
 
@@ -99,6 +100,26 @@ class Job:
         if stage.collective and self.rank > 0:
             return self.store.join(stage.name, name, build)
         return self.store.make(stage.name, name, build, stage.resumable)
+
+    def shard(self, name: str, shard: Shard) -> list[Shard]:
+        """Make one shard of a stage; merge when all are there; return the shards still missing."""
+        stage, whole = STAGES[name], self.fingerprint(name)
+        if self.store.open(name, whole):
+            return []
+        for upstream in stage.needs(self.experiment):
+            if not self.is_given(upstream):
+                self.artifact(upstream)
+        parts = [Shard(index, shard.count) for index in range(shard.count)]
+        folder = f"{name}-shards"
+        names = [f"{whole}-{part.index + 1}-of-{part.count}" for part in parts]
+        self.store.make(folder, names[shard.index], lambda out: stage.build(self, out, shard))
+        found = [self.store.open(folder, part_name) for part_name in names]
+        missing = [part for part, made in zip(parts, found, strict=True) if made is None]
+        if not missing:
+            whole_parts = [made for made in found if made is not None]
+            assert stage.merge is not None, f"{name} is not a stage with shards"
+            self.store.make(name, whole, lambda out: stage.merge(out, whole_parts))  # type: ignore[misc]
+        return missing
 
     def is_given(self, stage: str) -> bool:
         """Tell whether the stage has nothing to make: the user's own model directory."""

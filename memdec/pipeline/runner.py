@@ -15,6 +15,7 @@ from memdec.methods.registry import METHODS
 from memdec.pipeline.experiment import Experiment
 from memdec.pipeline.job import Job
 from memdec.pipeline.plan import check_room, make_plan
+from memdec.pipeline.shards import Shard
 from memdec.pipeline.stages import STAGES
 
 Record = dict[str, Any]
@@ -51,6 +52,24 @@ def run_experiment(experiment: Experiment, root: Path, rank: int = 0) -> RunResu
     return RunResult(folder, records)
 
 
+def run_shard(experiment: Experiment, root: Path, shard: Shard) -> list[str]:
+    """Make one shard of encoding, search and targets, as far as the other shards allow.
+
+    Returns what there is to say: the stages done, and which shards the next one waits for.
+    """
+    job = Job(experiment, root)
+    needed = job.required(tuple(s for name in experiment.methods for s in METHODS[name].stages))
+    lines = []
+    for name in (name for name in needed if STAGES[name].merge):
+        missing = job.shard(name, shard)
+        if missing:
+            names = ", ".join(map(str, missing))
+            lines.append(f"{name}: has {shard}, waits for {names}; run this again then")
+            break
+        lines.append(f"{name}: complete")
+    return lines
+
+
 def _run_fingerprint(job: Job, methods: list[Method]) -> str:
     from memdec.pipeline.identity import record_fingerprint
 
@@ -75,7 +94,7 @@ def _record(job: Job, method: Method, path: Path) -> Record:
 
 
 def _finished(path: Path) -> Record | None:
-    """Return a complete record that this very code made; another is made anew from the artifacts."""
+    """Return a complete record of this very code; another is made anew from the artifacts."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

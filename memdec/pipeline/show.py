@@ -38,7 +38,8 @@ def show_result(result: RunResult) -> None:
 
 def _title(record: dict[str, Any]) -> str:
     count = record["metrics"]["test/num_tokens"]
-    return f"{record['title'] or record['experiment']} ({count:,} test tokens, {record['scale']} scale)"
+    name = record["title"] or record["experiment"]
+    return f"{name} ({count:,} test tokens, {record['scale']} scale)"
 
 
 def _row(record: dict[str, Any], base: float | None) -> list[str]:

@@ -5,14 +5,10 @@ Torch-free: builders import what they need when they run, so that planning is in
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from memdec.artifacts.artifact import ArtifactWriter
 from memdec.pipeline import builders
 from memdec.pipeline.experiment import Experiment
-
-if TYPE_CHECKING:
-    from memdec.pipeline.job import Job
+from memdec.pipeline.shards import Merge, merge_csr, merge_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +23,10 @@ class Stage:
     job adds the hash of what they hold."""
     needs: Callable[[Experiment], tuple[str, ...]]
     """Stages upstream."""
-    build: Callable[["Job", ArtifactWriter], None]
+    build: Callable[..., None]
+    """(job, out), and for a stage with `merge` also the shard."""
+    merge: Merge | None = None
+    """Puts shards together; None for a stage that is made in one piece."""
     resumable: bool = False
     """Whether it goes on from what a killed attempt left."""
     collective: bool = False
@@ -86,6 +85,7 @@ STAGES: dict[str, Stage] = {
             reads=(*_FORWARD, "corpus.train_stride", "datastore"),
             needs=_needs("model", "tokens"),
             build=builders.datastore,
+            merge=merge_rows,
         ),
         Stage(
             name="neighbors",
@@ -93,6 +93,7 @@ STAGES: dict[str, Stage] = {
             reads=("knn.k_max", "search"),
             needs=_needs("datastore"),
             build=builders.neighbors,
+            merge=merge_rows,
         ),
         Stage(
             name="targets",
@@ -100,6 +101,7 @@ STAGES: dict[str, Stage] = {
             reads=("knn.k", "knn.temperature", "knn.threshold"),
             needs=_needs("datastore", "neighbors"),
             build=builders.targets,
+            merge=merge_csr,
         ),
         Stage(
             name="query_neighbors",

@@ -18,7 +18,7 @@ class MemoryDecoderConfig:
     beta: float = 0.5
     """Weight of KL(kNN || memory); 1 - beta weighs the cross-entropy. 0 needs no kNN targets."""
     alpha: float | str = "validation"
-    """The memory's share in the mixture: a number in [0, 1], or validation (exact optimum there)."""
+    """The memory's share in the mixture: a number in [0, 1], or validation (its optimum)."""
     vocabulary: str = "corpus"
     """Output tokens: corpus (those in the training text; exact for its targets), or full."""
 

@@ -50,7 +50,7 @@ def fit_memory(
     facts: dict[str, Any],
     logger: Logger | CSVLogger | bool,
 ) -> None:
-    """Train, resuming from what a killed run left in `out.path`, and write export/ and metrics.jsonl.
+    """Train, from what a killed run left in `out.path`; write export/ and metrics.jsonl.
 
     Args:
         out: The artifact to fill.

@@ -35,7 +35,7 @@ class MemoryModule(lightning.LightningModule):
         super().__init__()
         self.memory = memory
         self.history: list[dict[str, float | Tensor]] = []
-        """Curves: one entry a micro-batch or validation; tensors stay on the device until written."""
+        """Curves, an entry a micro-batch or validation; tensors stay on their device for now."""
         self.tokens_seen = 0
         """Scored tokens of this process so far."""
         self._config = config

@@ -1,7 +1,7 @@
 """The order of training windows: a function of seed, epoch and step only.
 
-So the same config gives the same batches for any number of processes and data workers, and a resumed
-run goes on with the batch at which the killed one stopped.
+So the same config gives the same batches for any number of processes and data workers, and a
+resumed run goes on with the batch at which the killed one stopped.
 """
 
 from collections.abc import Iterator
