@@ -99,11 +99,15 @@ def load_experiment(path: Path | str, overrides: list[str] | None = None) -> Exp
 
 
 def _parse_override(override: str) -> DictConfig:
-    key, equals, _ = override.removeprefix("--").partition("=")
+    key, equals, value = override.removeprefix("--").partition("=")
     if not equals or not key:
         raise ConfigError(
             f"{override!r} is not of the form key=value, such as trainer.max_epochs=2."
         )
+    if not value:  # an empty text, where YAML would read null
+        update = OmegaConf.create({})
+        OmegaConf.update(update, key, "")
+        return update
     try:
         return OmegaConf.from_dotlist([override.removeprefix("--")])
     except (YAMLError, OmegaConfBaseException) as error:
