@@ -1,0 +1,64 @@
+"""Mirror a run to Weights & Biases when `logger: wandb` asks for it; the record stays the truth."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from memdec.pipeline.experiment import Experiment
+
+PROJECT = "memdec"  # unless WANDB_PROJECT, or the sweep, names another
+
+Report = Callable[[dict[str, Any]], None]
+
+
+@contextmanager
+def tracked(experiment: Experiment) -> Iterator[Report]:
+    """Open a W&B run around a whole experiment; yield what takes each finished record.
+
+    The run is there also when every stage is reused and nothing trains; Lightning's WandbLogger
+    logs its curves into it. An exception inside marks the run failed. Only rank 0 opens one, and
+    without `logger: wandb` nothing of W&B is imported.
+    """
+    if experiment.logger != "wandb" or _rank() != 0:
+        yield lambda record: None
+        return
+    import wandb
+
+    with wandb.init(
+        project=wandb.env.get_project(PROJECT),
+        group=experiment.name,
+        config=flatten(experiment.facts()),
+    ) as run:
+        run.define_metric("trainer/global_step")
+        run.define_metric("train/*", step_metric="trainer/global_step")
+        run.define_metric("validation/*", step_metric="trainer/global_step")
+        yield lambda record: run.summary.update(summary(record))
+
+
+def summary(record: dict[str, Any]) -> dict[str, Any]:
+    """Return a record's numbers, named METHOD/test/perplexity, and for a sweep's metric without it.
+
+    With several methods the plain names hold those of the last one in `methods`.
+    """
+    numbers = dict(record["metrics"])
+    if record["alpha"] is not None:
+        numbers["alpha"] = record["alpha"]
+    named = {f"{record['method']}/{key}": value for key, value in numbers.items()}
+    return numbers | named | {"record": record["id"]}
+
+
+def flatten(facts: dict[str, Any]) -> dict[str, Any]:
+    """Return nested settings under the dotted names that sweeps and the command line use."""
+    flat: dict[str, Any] = {}
+    for key, value in facts.items():
+        if isinstance(value, dict):
+            flat |= {f"{key}.{name}": inner for name, inner in flatten(value).items()}
+        else:
+            flat[key] = value
+    return flat
+
+
+def _rank() -> int:
+    from lightning.pytorch.utilities import rank_zero_only
+
+    return int(getattr(rank_zero_only, "rank", 0) or 0)
