@@ -133,12 +133,10 @@ def _trial(command: list[str], parameters: Parameters, program: str | None) -> T
 
 
 def _experiment(arguments: list[str]) -> Experiment:
-    settings = [word for word in arguments if "=" in word]
-    names = [word for word in arguments if "=" not in word and not word.startswith("-")]
-    if len(names) != 1:
-        given = ", ".join(names) or "none"
-        raise ConfigError(f"command must name one experiment after `memdec run`, got {given}.")
-    return load_experiment(names[0], settings)
+    paths = [word for word in arguments if "=" not in word and not word.startswith("-")]
+    if not paths:
+        raise ConfigError("command names no experiment after `memdec run`; put its path there.")
+    return load_experiment(paths[0], [word for word in arguments if word is not paths[0]])
 
 
 def _choices(name: Any, spec: Any) -> list[Any]:

@@ -116,8 +116,11 @@ def test_refused_parameters(parameters, message):
         ({"command": "drop"}, "command is missing"),
         ({"command": ["memdec", "run", "tiny.yaml", "${arg}"]}, "unknown macro"),
         ({"command": ["memdec", "run", "no.yaml", "${args}"]}, "no.yaml is not a file"),
-        ({"command": ["memdec", "run", "${args}"]}, "must name one experiment.*got none"),
-        ({"command": ["memdec", "run", "a.yaml", "b.yaml", "${args}"]}, r"got a\.yaml, b\.yaml"),
+        ({"command": ["memdec", "run", "${args}"]}, "names no experiment"),
+        (
+            {"command": ["memdec", "run", "tiny.yaml", "b.yaml", "${args}"]},
+            "'b.yaml' is not of the form",
+        ),
         ({"parameters": {"memory_decoder.betta": {"value": 0.5}}}, "did you mean beta"),
         ({"parameters": {"memory_decoder.beta": {"values": [0.5, "half"]}}}, "half"),
         ({"parameters": {"memory_decoder.beta": {"values": [0.5, 1.5]}}}, r"must lie in \[0, 1\]"),
