@@ -26,7 +26,7 @@ def show_result(result: RunResult) -> None:
         (r["metrics"]["test/perplexity"] for r in result.records if r["method"] == "base"), None
     )
     for record in result.records:
-        table.add_row(*_row(record, base))
+        table.add_row(*row_of(record, base))
     console = _console()
     console.print(table)
     console.print(f"records: {result.folder}/*/record.json", soft_wrap=True, highlight=False)
@@ -42,7 +42,8 @@ def _title(record: dict[str, Any]) -> str:
     return f"{name} ({count:,} test tokens, {record['scale']} scale)"
 
 
-def _row(record: dict[str, Any], base: float | None) -> list[str]:
+def row_of(record: dict[str, Any], base: float | None) -> list[str]:
+    """Return a method's cells, given the base's test perplexity."""
     metrics = record["metrics"]
     perplexity = metrics["test/perplexity"]
     interval = record["intervals"].get("test/perplexity")

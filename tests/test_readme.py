@@ -1,0 +1,55 @@
+"""What README says is so: its commands parse, its files exist, its numbers stand in records."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from memdec.cli import _parser
+from memdec.pipeline.experiment import load_experiment
+from memdec.pipeline.show import row_of
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+HEADERS = [path.read_text(encoding="utf-8") for path in sorted(ROOT.glob("experiments/**/*.yaml"))]
+COMMANDS = sorted(
+    {
+        line.strip("# ").strip()
+        for text in (README, *HEADERS)
+        for line in text.splitlines()
+        if re.match(r"(#| ) +memdec ", line)
+    }
+)
+LINKED = ("experiments/", "sweeps/", "reports/", "memdec/", "tests/", "Makefile")
+
+
+def test_there_are_commands_to_check():
+    assert len(COMMANDS) >= 3
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_is_one_that_memdec_takes(command):
+    words = shlex.split(command)[1:]
+    options, rest = _parser().parse_known_args(words)
+    if hasattr(options, "experiment"):
+        load_experiment(ROOT / options.experiment, [*options.settings, *rest])
+    else:
+        assert not rest
+
+
+@pytest.mark.parametrize("name", LINKED)
+def test_what_readme_points_to_is_there(name):
+    assert (ROOT / name).exists()
+
+
+def test_the_demo_output_in_readme_is_that_of_the_committed_records():
+    shown = README.split("<!-- demo output: begin -->")[1].split("<!-- demo output: end -->")[0]
+    files = sorted((ROOT / "reports" / "records").glob("demo-*-s0-*.json"))
+    records = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    assert {record["method"] for record in records} == {"base", "knn_lm", "memory_decoder"}
+    base = next(r["metrics"]["test/perplexity"] for r in records if r["method"] == "base")
+    for record in records:
+        for cell in row_of(record, base):
+            assert cell in shown
