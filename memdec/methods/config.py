@@ -1,9 +1,11 @@
 """Settings of the methods that are compared with the Memory Decoder."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
-from memdec.checks import check_alpha, check_positive
+from memdec.checks import check_alpha, check_at_least, check_positive
 from memdec.errors import ConfigError
+from memdec.training.config import TrainerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,3 +23,52 @@ class KnnLmConfig:
         for temperature in self.temperatures:
             check_positive("knn_lm.temperatures", temperature)
         check_alpha("knn_lm.alpha", self.alpha)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTuneConfig:
+    """Where training the model itself differs from training a memory."""
+
+    section: ClassVar[str]
+    learning_rate: float = 0.0
+    """Peak rate; 0 for trainer.learning_rate."""
+    max_epochs: int = 0
+    """Passes over the training windows; 0 for trainer.max_epochs."""
+    patience: int = 1
+    """Validations without a better perplexity before training stops; 0 for never."""
+
+    def __post_init__(self) -> None:
+        for key in ("learning_rate", "max_epochs", "patience"):
+            check_at_least(f"{self.section}.{key}", getattr(self, key), 0)
+
+    def options(self, trainer: TrainerConfig) -> TrainerConfig:
+        """Return the trainer's options with these in their place."""
+        return replace(
+            trainer,
+            learning_rate=self.learning_rate or trainer.learning_rate,
+            max_epochs=self.max_epochs or trainer.max_epochs,
+            patience=self.patience,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DaptConfig(FineTuneConfig):
+    """Domain-adaptive pre-training (Gururangan et al. 2020): all weights, the LM loss."""
+
+    section: ClassVar[str] = "dapt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraConfig(FineTuneConfig):
+    """LoRA (Hu et al. 2021) on the q, k, v and feed-forward projections of every block."""
+
+    section: ClassVar[str] = "lora"
+    budget_parameters: int = 0
+    """Most parameters to train; the rank follows from it. 0 for as many as the memory has."""
+    scale: float = 2.0
+    """Factor of the adapter's output (LoRA's alpha divided by its rank); above 0."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least("lora.budget_parameters", self.budget_parameters, 0)
+        check_positive("lora.scale", self.scale)

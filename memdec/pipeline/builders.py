@@ -1,9 +1,6 @@
 """One function a stage: hand the job's settings and artifacts to the package that does the work."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from memdec.artifacts.artifact import ArtifactWriter
 from memdec.corpus.windows import Window, check_fills_a_window, make_windows
@@ -45,13 +42,13 @@ def base_scores(job: "Job", out: ArtifactWriter) -> None:
     from memdec.evaluation.scores import score_split
     from memdec.models.loading import head_weight
 
-    lm, (_, rules) = _base(job), load_tokenizer_of(job)
+    lm, (_, rules) = base_of(job), load_tokenizer_of(job)
     for split in SPLITS:
         score_split(
             out,
             split,
-            _stream(job, split),
-            _windows(job, split),
+            stream_of(job, split),
+            windows_of(job, split),
             rules,
             body=lm,
             head_OD=head_weight(lm),
@@ -67,15 +64,15 @@ def datastore(job: "Job", out: ArtifactWriter, shard: Shard = WHOLE) -> None:
     from memdec.datastore.build import build_datastore
     from memdec.datastore.neighbors import check_k
 
-    stream = _stream(job, "train")
+    stream = stream_of(job, "train")
     check_k(job.experiment.knn.k, len(stream) - 1)
-    windows, batch_size = _windows(job, "train"), job.experiment.model.batch_size
+    windows, batch_size = windows_of(job, "train"), job.experiment.model.batch_size
     part = shard.of(len(windows), batch_size)
     build_datastore(
         out,
         stream,
         windows[part.start : part.stop],
-        _base(job),
+        base_of(job),
         load_tokenizer_of(job)[1],
         job.experiment.datastore.layer,
         batch_size,
@@ -126,60 +123,6 @@ def targets(job: "Job", out: ArtifactWriter, shard: Shard = WHOLE) -> None:
     _note_part(out, shard, part, len(rows))
 
 
-def memory(job: "Job", out: ArtifactWriter) -> None:
-    """Train the memory decoder and export it."""
-    import torch
-
-    from memdec.evaluation.alpha import best_alpha
-    from memdec.training.fit import fit_memory
-
-    job.release_models()
-    tokenizer, rules = load_tokenizer_of(job)
-    base_log_probs = np.asarray(job.artifact("base_scores").array("validation_gold_log_probs"))
-
-    def validate(memory_log_probs: torch.Tensor) -> dict[str, float]:
-        alpha, nll = best_alpha(base_log_probs, memory_log_probs)
-        return {"validation/perplexity": float(np.exp(nll)), "validation/alpha": alpha}
-
-    fit_memory(
-        out,
-        _initial_memory(job),
-        tokenizer,
-        _memory_data(job, rules),
-        job.experiment.memory_decoder,
-        job.experiment.trainer,
-        validate,
-        job.experiment.seed,
-        {"tokenizer_hash": rules.hash, "beta": job.experiment.memory_decoder.beta},
-        _logger(job),
-    )
-
-
-def memory_scores(job: "Job", out: ArtifactWriter) -> None:
-    """Score validation and test with the memory."""
-    from memdec.evaluation.scores import score_split
-    from memdec.models.loading import pick_device
-    from memdec.models.memory import load_memory
-
-    config = job.experiment.model
-    path = job.artifact("memory").path / "export"
-    memory = load_memory(path, config.dtype, pick_device(config.device))
-    for split in SPLITS:
-        score_split(
-            out,
-            split,
-            _stream(job, split),
-            _windows(job, split),
-            load_tokenizer_of(job)[1],
-            body=memory.lm,
-            head_OD=memory.head(),
-            output_ids_O=memory.output_ids_O,
-            num_top=job.experiment.evaluation.top_tokens,
-            batch_size=config.batch_size,
-            key_layer=None,
-        )
-
-
 def _note_part(out: ArtifactWriter, shard: Shard, rows: range, num_rows: int) -> None:
     if shard.count > 1:
         out.info(rows=[rows.start, rows.stop], num_rows_in_all=num_rows)
@@ -191,68 +134,8 @@ def _device(job: "Job") -> str:
     return str(pick_device(job.experiment.model.device))
 
 
-def _initial_memory(job: "Job") -> Any:
-    import torch
-
-    from memdec.models.loading import load_tokenizer
-    from memdec.models.memory import MemoryDecoder, initial_lm
-    from memdec.models.tokenizer import check_same_tokenizer, tokenizer_hash
-
-    experiment = job.experiment
-    start: Path = job.model_path
-    if job.init_model is not None:
-        start = job.init_model.path or start
-        own_hash = tokenizer_hash(load_tokenizer(start))
-        check_same_tokenizer(
-            experiment.model.source,
-            load_tokenizer_of(job)[1].hash,
-            experiment.memory_decoder.init,
-            own_hash,
-        )
-    lm = initial_lm(start, experiment.memory_decoder.init == "scratch", experiment.seed)
-    if experiment.memory_decoder.vocabulary == "full":
-        return MemoryDecoder(lm, None)
-    used = np.unique(_stream(job, "train")).astype(np.int64)
-    return MemoryDecoder(lm, torch.from_numpy(used))
-
-
-def _memory_data(job: "Job", rules: "TokenRules") -> Any:
-    from memdec.datastore.build import check_alignment
-    from memdec.training.data import MemoryData, SparseTargets
-
-    stream = _stream(job, "train")
-    found = None
-    if job.experiment.memory_decoder.beta > 0:
-        check_alignment(job.artifact("tokens"), job.artifact("datastore"))
-        found = SparseTargets.open(job.artifact("targets"), len(stream) - 1)
-    return MemoryData(
-        train_tokens=stream,
-        train_windows=_windows(job, "train"),
-        validation_tokens=_stream(job, "validation"),
-        validation_windows=_windows(job, "validation"),
-        targets=found,
-        rules=rules,
-        config=job.experiment.trainer,
-        seed=job.experiment.seed,
-    )
-
-
-def _logger(job: "Job") -> Any:
-    experiment = job.experiment
-    folder = job.root / "logs" / experiment.name
-    if experiment.logger == "csv":
-        from lightning.pytorch.loggers import CSVLogger
-
-        return CSVLogger(folder, name=job.fingerprint("memory"), version="")
-    if experiment.logger == "wandb":
-        from lightning.pytorch.loggers import WandbLogger
-
-        folder.mkdir(parents=True, exist_ok=True)
-        return WandbLogger(project="memdec", name=experiment.name, save_dir=folder)
-    return False
-
-
-def _base(job: "Job") -> Any:
+def base_of(job: "Job") -> Any:
+    """Return the base, loaded once and until `release_models`."""
     from memdec.models.loading import load_causal_lm, pick_device
 
     config = job.experiment.model
@@ -278,14 +161,16 @@ def load_tokenizer_of(job: "Job") -> tuple[Any, "TokenRules"]:
     return found
 
 
-def _stream(job: "Job", split: str) -> Any:
+def stream_of(job: "Job", split: str) -> Any:
+    """Return a split's tokens u32 [num_tokens]."""
     return job.artifact("tokens").array(f"{split}_tokens")
 
 
-def _windows(job: "Job", split: str) -> list[Window]:
+def windows_of(job: "Job", split: str) -> list[Window]:
+    """Return a split's windows."""
     corpus = job.experiment.corpus
     stride = corpus.train_stride if split == "train" else corpus.stride
-    num_tokens = len(_stream(job, split))
+    num_tokens = len(stream_of(job, split))
     # Tokens made for shorter windows are reused, so the check of the tokens stage is repeated.
     check_fills_a_window(split, num_tokens, corpus.block_size)
     return make_windows(num_tokens, corpus.block_size, stride)

@@ -116,10 +116,15 @@ def _budget(job: Job, method: Method, adapted: AdaptedLM) -> dict[str, float]:
     }
     if adapted.training is not None:
         info = adapted.training.info
-        budget["parameters"] += info["parameters"]
-        budget["trained_parameters"] = info["parameters"]
+        whole = info["parameters"]
+        trained = info.get("trained_parameters", whole)
+        # what only changes the model takes the base's place; what is mixed in comes on top
+        budget["parameters"] = base + whole if adapted.candidates else whole
+        budget["trained_parameters"] = trained
         budget["train_tokens"] = info["train_tokens"]
-        budget["flops"] = 6.0 * info["parameters"] * info["train_tokens"]
+        budget["flops"] = (4.0 * whole + 2.0 * trained) * info["train_tokens"]
+        if "rank" in info:
+            budget["rank"] = info["rank"]
     return budget
 
 

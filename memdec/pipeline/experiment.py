@@ -16,11 +16,11 @@ from memdec.datastore.config import DatastoreConfig, KnnConfig
 from memdec.datastore.search_config import SearchConfig
 from memdec.errors import ConfigError
 from memdec.evaluation.config import EvaluationConfig
-from memdec.methods.config import KnnLmConfig
+from memdec.methods.config import DaptConfig, KnnLmConfig, LoraConfig
 from memdec.models.config import ModelConfig
 from memdec.training.config import MemoryDecoderConfig, TrainerConfig
 
-METHODS = ("base", "knn_lm", "memory_decoder")
+METHODS = ("base", "dapt", "dapt_memory", "lora", "knn_lm", "memory_decoder")
 SCALES = ("smoke", "small", "paper")
 LOGGERS = ("csv", "wandb", "none")
 
@@ -50,6 +50,8 @@ class Experiment:
     knn: KnnConfig = field(default_factory=KnnConfig)
     memory_decoder: MemoryDecoderConfig = field(default_factory=MemoryDecoderConfig)
     knn_lm: KnnLmConfig = field(default_factory=KnnLmConfig)
+    dapt: DaptConfig = field(default_factory=DaptConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 

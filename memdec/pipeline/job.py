@@ -155,7 +155,7 @@ class Job:
             facts["identity"] = describe_source(corpus, self.hashes.file)
             if corpus.source == "hf":
                 facts["splits"] = [corpus.locator(split) for split in SPLITS]
-        if name == "memory":
+        if name == "memory" or (name == "lora" and not self.experiment.lora.budget_parameters):
             facts["identity"] = self.init_model.identity if self.init_model else self._init
         return facts
 

@@ -44,7 +44,8 @@ class Sizes:
     """Input tokens of a pass over a split for each of its tokens: windows overlap."""
     k: int
     k_max: int
-    epochs: int
+    epochs: dict[str, int]
+    """Of each stage that trains."""
 
     @property
     def held_out(self) -> int:
@@ -66,9 +67,13 @@ def _scores(s: Sizes) -> tuple[int, int, float]:
     return s.held_out, s.held_out * (2 * s.model.hidden_size + 40), flops
 
 
-def _memory(s: Sizes) -> tuple[int, int, float]:
-    size = s.model.parameters * (CHECKPOINT_BYTES * 2 + 8)  # last.ckpt old and new, best, export
-    return s.tokens["train"], size, 3 * s.epochs * s.forward("train") + s.forward("validation")
+def _training(stage: str) -> Estimate:
+    def estimate(s: Sizes) -> tuple[int, int, float]:
+        size = s.model.parameters * (CHECKPOINT_BYTES * 2 + 8)  # last.ckpt old, new, best, export
+        epoch = 3 * s.forward("train") + s.forward("validation")
+        return s.tokens["train"], size, s.epochs[stage] * epoch
+
+    return estimate
 
 
 _ESTIMATES: dict[str, Estimate] = {
@@ -95,8 +100,12 @@ _ESTIMATES: dict[str, Estimate] = {
         s.held_out * 8 * min(s.k, s.tokens["train"]),
         2.0 * s.held_out * s.tokens["train"] * s.model.hidden_size,
     ),
-    "memory": _memory,
+    "memory": _training("memory"),
     "memory_scores": _scores,
+    "dapt": _training("dapt"),
+    "dapt_scores": _scores,
+    "lora": _training("lora"),
+    "lora_scores": _scores,
 }
 
 
@@ -127,7 +136,7 @@ def check_room(job: Job, plans: list[StagePlan]) -> None:
 
 
 def _sizes(job: Job) -> Sizes:
-    experiment, corpus = job.experiment, job.experiment.corpus
+    experiment, corpus, trainer = job.experiment, job.experiment.corpus, job.experiment.trainer
     tokens = _token_counts(job)
     return Sizes(
         tokens=tokens,
@@ -135,7 +144,11 @@ def _sizes(job: Job) -> Sizes:
         passes={split: _passes(corpus, split) for split in SPLITS},
         k=experiment.knn.k,
         k_max=experiment.knn.k_max,
-        epochs=experiment.trainer.max_epochs,
+        epochs={
+            "memory": trainer.max_epochs,
+            "dapt": experiment.dapt.options(trainer).max_epochs,
+            "lora": experiment.lora.options(trainer).max_epochs,
+        },
     )
 
 

@@ -6,7 +6,7 @@ Torch-free: builders import what they need when they run, so that planning is in
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from memdec.pipeline import builders
+from memdec.pipeline import builders, training_builders
 from memdec.pipeline.experiment import Experiment
 from memdec.pipeline.shards import Merge, merge_csr, merge_rows
 
@@ -53,6 +53,13 @@ _OPTIMISATION = (
     "learning_rate warmup_steps weight_decay gradient_clip_norm batch_size micro_batch_size "
     "max_epochs max_steps validate_every_steps checkpoint_every_steps patience devices num_nodes "
     "strategy precision"
+)
+_TRAINING = (
+    *_FORWARD,
+    "corpus.stride",
+    "corpus.train_stride",
+    *(f"trainer.{key}" for key in _OPTIMISATION.split()),
+    "seed",
 )
 
 STAGES: dict[str, Stage] = {
@@ -113,17 +120,9 @@ STAGES: dict[str, Stage] = {
         Stage(
             name="memory",
             label="training the memory decoder",
-            reads=(
-                *_FORWARD,
-                "corpus.stride",
-                "corpus.train_stride",
-                "memory_decoder.beta",
-                "memory_decoder.vocabulary",
-                *(f"trainer.{key}" for key in _OPTIMISATION.split()),
-                "seed",
-            ),
+            reads=(*_TRAINING, "memory_decoder.beta", "memory_decoder.vocabulary"),
             needs=_memory_needs,
-            build=builders.memory,
+            build=training_builders.memory,
             resumable=True,
             collective=True,
         ),
@@ -132,7 +131,39 @@ STAGES: dict[str, Stage] = {
             label="scoring validation and test with the memory",
             reads=(*_FORWARD, "corpus.stride", "evaluation.top_tokens"),
             needs=_needs("memory", "tokens"),
-            build=builders.memory_scores,
+            build=training_builders.memory_scores,
+        ),
+        Stage(
+            name="dapt",
+            label="fine-tuning all of the base",
+            reads=(*_TRAINING, "dapt"),
+            needs=_needs("model", "tokens"),
+            build=training_builders.dapt,
+            resumable=True,
+            collective=True,
+        ),
+        Stage(
+            name="dapt_scores",
+            label="scoring validation and test with the fine-tuned base",
+            reads=(*_FORWARD, "corpus.stride", "evaluation.top_tokens"),
+            needs=_needs("dapt", "tokens"),
+            build=training_builders.dapt_scores,
+        ),
+        Stage(
+            name="lora",
+            label="training a LoRA adapter of the base",
+            reads=(*_TRAINING, "lora"),
+            needs=_needs("model", "tokens"),
+            build=training_builders.lora,
+            resumable=True,
+            collective=True,
+        ),
+        Stage(
+            name="lora_scores",
+            label="scoring validation and test with the adapter",
+            reads=(*_FORWARD, "corpus.stride", "evaluation.top_tokens"),
+            needs=_needs("model", "lora", "tokens"),
+            build=training_builders.lora_scores,
         ),
     )
 }

@@ -1,0 +1,97 @@
+"""LoRA adapters inside a causal LM, through peft."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from memdec.errors import ConfigError, DataError, MissingExtraError
+from memdec.models.loading import load_causal_lm
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+PROJECTIONS = (
+    *("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "down_proj"),  # Llama, Qwen, Gemma
+    *("attn.c_attn", "mlp.c_fc", "mlp.c_proj"),  # GPT-2
+)
+"""Ends of the names of the query, key, value and feed-forward projections."""
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+
+
+def parameters_per_rank(lm: nn.Module) -> int:
+    """Return what one rank costs: input plus output width, summed over all projections."""
+    return sum(sum(module.weight.shape) for module in _projections(lm).values())
+
+
+def solve_rank(per_rank: int, budget: int) -> int:
+    """Return the largest rank whose adapters have at most `budget` parameters.
+
+    Raises:
+        ConfigError: Not even rank 1 fits.
+    """
+    if budget < per_rank:
+        raise ConfigError(
+            f"lora.budget_parameters is {budget:,} but rank 1 on this model trains {per_rank:,}; "
+            f"give at least {per_rank}."
+        )
+    return budget // per_rank
+
+
+def add_lora(lm: "PreTrainedModel", rank: int, scale: float, seed: int) -> None:
+    """Put adapters that change nothing yet into the model, and freeze all other weights."""
+    from peft import LoraConfig
+
+    names = _projections(lm)
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=scale * rank,  # type: ignore[arg-type]  # any number will do
+        target_modules=[e for e in PROJECTIONS if any(name.endswith(f".{e}") for name in names)],
+        fan_in_fan_out=any(type(module).__name__ == "Conv1D" for module in names.values()),
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        lm.add_adapter(config)
+    config.base_model_name_or_path = None  # a path of this machine
+
+
+def load_lora(path: Path, base: Path, dtype: str, device: torch.device) -> "PreTrainedModel":
+    """Load the base with the adapter exported to `path`, in evaluation mode.
+
+    Raises:
+        DataError: `path` holds no adapter.
+    """
+    check_peft()
+    missing = [name for name in ADAPTER_FILES if not (path / name).is_file()]
+    if missing:
+        raise DataError(
+            f"{path} is no exported LoRA adapter (no {missing[0]}); give the export folder that "
+            "`memdec run` left."
+        )
+    lm = load_causal_lm(base, dtype, torch.device("cpu"))
+    lm.load_adapter(str(path))
+    nn.Module.to(lm, device)
+    return lm.eval()
+
+
+def check_peft() -> None:
+    """Raise MissingExtraError unless peft is installed."""
+    try:
+        import peft  # noqa: F401
+    except ImportError:
+        raise MissingExtraError("method lora needs peft: pip install 'memdec[lora]'.") from None
+
+
+def _projections(lm: nn.Module) -> dict[str, Any]:
+    found = {
+        name: module
+        for name, module in lm.named_modules()
+        if name.endswith(tuple(f".{ending}" for ending in PROJECTIONS))
+    }
+    if not found:
+        raise ConfigError(
+            f"{type(lm).__name__} has no projections that memdec knows for LoRA "
+            f"({', '.join(PROJECTIONS)}); leave lora out of methods."
+        )
+    return found

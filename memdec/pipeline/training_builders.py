@@ -1,0 +1,237 @@
+"""Builders of the stages that train a model and score with it: the memory, DAPT and LoRA."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from memdec.artifacts.artifact import ArtifactWriter
+from memdec.methods.config import FineTuneConfig
+from memdec.pipeline.builders import SPLITS, load_tokenizer_of, stream_of, windows_of
+from memdec.training.config import MemoryDecoderConfig, TrainerConfig
+
+if TYPE_CHECKING:
+    from memdec.models.memory import MemoryDecoder
+    from memdec.models.tokenizer import TokenRules
+    from memdec.pipeline.job import Job
+    from memdec.training.memory_module import Validate
+
+PLAIN_LOSS = MemoryDecoderConfig(beta=0.0, vocabulary="full")
+"""A memory without kNN targets over all tokens: the LM loss."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Training:
+    """What the stages that train do not share."""
+
+    stage: str
+    decoder: "MemoryDecoder"
+    config: MemoryDecoderConfig
+    options: TrainerConfig
+    validate: "Validate"
+    facts: dict[str, Any]
+
+
+def memory(job: "Job", out: ArtifactWriter) -> None:
+    """Train the memory decoder and export it."""
+    import torch
+
+    from memdec.evaluation.alpha import best_alpha
+
+    base_log_probs = np.asarray(job.artifact("base_scores").array("validation_gold_log_probs"))
+
+    def validate(memory_log_probs: torch.Tensor) -> dict[str, float]:
+        alpha, nll = best_alpha(base_log_probs, memory_log_probs)
+        return {"validation/perplexity": float(np.exp(nll)), "validation/alpha": alpha}
+
+    job.release_models()
+    training = _Training(
+        stage="memory",
+        decoder=_initial_memory(job),
+        config=job.experiment.memory_decoder,
+        options=job.experiment.trainer,
+        validate=validate,
+        facts={"beta": job.experiment.memory_decoder.beta},
+    )
+    _fit(job, out, training)
+
+
+def dapt(job: "Job", out: ArtifactWriter) -> None:
+    """Train all of the base with the LM loss and export it."""
+    from memdec.models.memory import MemoryDecoder, initial_lm
+
+    job.release_models()
+    lm = initial_lm(job.model_path, from_scratch=False, seed=job.experiment.seed)
+    _fit(job, out, _plain("dapt", MemoryDecoder(lm, None), job, job.experiment.dapt, {}))
+
+
+def lora(job: "Job", out: ArtifactWriter) -> None:
+    """Train an adapter of the base with the LM loss and export it."""
+    from memdec.models.lora import add_lora, check_peft, parameters_per_rank, solve_rank
+    from memdec.models.memory import MemoryDecoder, initial_lm
+    from memdec.pipeline.model_facts import read_model_facts
+
+    check_peft()
+    job.release_models()
+    config, seed = job.experiment.lora, job.experiment.seed
+    lm = initial_lm(job.model_path, from_scratch=False, seed=seed)
+    per_rank = parameters_per_rank(lm)
+    budget = config.budget_parameters or read_model_facts(_start_of_memory(job)).parameters
+    rank = solve_rank(per_rank, budget)
+    add_lora(lm, rank, config.scale, seed)
+    facts = {"rank": rank, "trained_parameters": rank * per_rank, "budget_parameters": budget}
+    print(f"LoRA: rank {rank}, {rank * per_rank:,} of {budget:,} parameters", file=sys.stderr)
+    _fit(job, out, _plain("lora", MemoryDecoder(lm, None), job, config, facts))
+
+
+def memory_scores(job: "Job", out: ArtifactWriter) -> None:
+    """Score validation and test with the memory."""
+    _score_export(job, out, "memory")
+
+
+def dapt_scores(job: "Job", out: ArtifactWriter) -> None:
+    """Score validation and test with the fine-tuned base."""
+    _score_export(job, out, "dapt")
+
+
+def lora_scores(job: "Job", out: ArtifactWriter) -> None:
+    """Score validation and test with the base and its adapter."""
+    from memdec.models.loading import pick_device
+    from memdec.models.lora import load_lora
+    from memdec.models.memory import MemoryDecoder
+
+    config = job.experiment.model
+    adapter = job.artifact("lora").path / "export"
+    lm = load_lora(adapter, job.model_path, config.dtype, pick_device(config.device))
+    _score(job, out, MemoryDecoder(lm, None))
+
+
+def _score_export(job: "Job", out: ArtifactWriter, stage: str) -> None:
+    from memdec.models.loading import pick_device
+    from memdec.models.memory import load_memory
+
+    config = job.experiment.model
+    path = job.artifact(stage).path / "export"
+    _score(job, out, load_memory(path, config.dtype, pick_device(config.device)))
+
+
+def _score(job: "Job", out: ArtifactWriter, decoder: "MemoryDecoder") -> None:
+    from memdec.evaluation.scores import score_split
+
+    for split in SPLITS:
+        score_split(
+            out,
+            split,
+            stream_of(job, split),
+            windows_of(job, split),
+            load_tokenizer_of(job)[1],
+            body=decoder.lm,
+            head_OD=decoder.head(),
+            output_ids_O=decoder.output_ids_O,
+            num_top=job.experiment.evaluation.top_tokens,
+            batch_size=job.experiment.model.batch_size,
+            key_layer=None,
+        )
+
+
+def _plain(
+    stage: str, decoder: "MemoryDecoder", job: "Job", config: FineTuneConfig, facts: dict[str, Any]
+) -> _Training:
+    import torch
+
+    def validate(gold_log_probs: torch.Tensor) -> dict[str, float]:
+        return {"validation/perplexity": float(gold_log_probs.double().mean().neg().exp())}
+
+    return _Training(
+        stage=stage,
+        decoder=decoder,
+        config=PLAIN_LOSS,
+        options=config.options(job.experiment.trainer),
+        validate=validate,
+        facts=facts,
+    )
+
+
+def _fit(job: "Job", out: ArtifactWriter, training: _Training) -> None:
+    from memdec.training.fit import fit_memory
+
+    tokenizer, rules = load_tokenizer_of(job)
+    fit_memory(
+        out,
+        training.decoder,
+        tokenizer,
+        _data(job, rules, training),
+        training.config,
+        training.options,
+        training.validate,
+        job.experiment.seed,
+        {"tokenizer_hash": rules.hash} | training.facts,
+        _logger(job, training.stage),
+    )
+
+
+def _data(job: "Job", rules: "TokenRules", training: _Training) -> Any:
+    from memdec.datastore.build import check_alignment
+    from memdec.training.data import MemoryData, SparseTargets
+
+    stream = stream_of(job, "train")
+    found = None
+    if training.config.beta > 0:
+        check_alignment(job.artifact("tokens"), job.artifact("datastore"))
+        found = SparseTargets.open(job.artifact("targets"), len(stream) - 1)
+    return MemoryData(
+        train_tokens=stream,
+        train_windows=windows_of(job, "train"),
+        validation_tokens=stream_of(job, "validation"),
+        validation_windows=windows_of(job, "validation"),
+        targets=found,
+        rules=rules,
+        config=training.options,
+        seed=job.experiment.seed,
+    )
+
+
+def _start_of_memory(job: "Job") -> Path:
+    """Return the model directory whose weights, or at least shape, the memory starts from."""
+    given = job.init_model.path if job.init_model is not None else None
+    return given or job.model_path
+
+
+def _initial_memory(job: "Job") -> Any:
+    import torch
+
+    from memdec.models.loading import load_tokenizer
+    from memdec.models.memory import MemoryDecoder, initial_lm
+    from memdec.models.tokenizer import check_same_tokenizer, tokenizer_hash
+
+    experiment, start = job.experiment, _start_of_memory(job)
+    if job.init_model is not None:
+        check_same_tokenizer(
+            experiment.model.source,
+            load_tokenizer_of(job)[1].hash,
+            experiment.memory_decoder.init,
+            tokenizer_hash(load_tokenizer(start)),
+        )
+    lm = initial_lm(start, experiment.memory_decoder.init == "scratch", experiment.seed)
+    if experiment.memory_decoder.vocabulary == "full":
+        return MemoryDecoder(lm, None)
+    used = np.unique(stream_of(job, "train")).astype(np.int64)
+    return MemoryDecoder(lm, torch.from_numpy(used))
+
+
+def _logger(job: "Job", stage: str) -> Any:
+    experiment = job.experiment
+    folder = job.root / "logs" / experiment.name
+    if experiment.logger == "csv":
+        from lightning.pytorch.loggers import CSVLogger
+
+        return CSVLogger(folder, name=job.fingerprint(stage), version="")
+    if experiment.logger == "wandb":
+        from lightning.pytorch.loggers import WandbLogger
+
+        folder.mkdir(parents=True, exist_ok=True)
+        prefix = "" if stage == "memory" else stage  # several methods share one run
+        return WandbLogger(project="memdec", name=experiment.name, save_dir=folder, prefix=prefix)
+    return False
