@@ -3,6 +3,7 @@
 Shape legend: B windows, T input positions, N scored positions of a batch, M stored target entries.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +24,8 @@ from memdec.training.config import TrainerConfig
 from memdec.training.order import MicroBatch, ResumableLoader, WindowOrder
 
 Array = NDArray[Any]
-Batch = dict[str, Tensor]
+Batch = dict[str, Any]
+"""Tensors by name; `counts` is False for a filler (see MicroBatch)."""
 
 
 @dataclass(frozen=True)
@@ -80,11 +82,12 @@ class _TrainingWindows(Dataset[Batch]):
         batch = make_batch(self._data.train_tokens, chosen, self._data.rules)
         num_step_tokens = sum(windows[i].end - windows[i].first_scored for i in micro.step_windows)
         weight = len(batch.gold_N) / num_step_tokens if micro.counts else 0.0
-        item = {
+        item: Batch = {
             "inputs_BT": batch.inputs_BT,
             "scored_BT": batch.scored_BT,
             "gold_N": batch.gold_N,
             "weight": torch.tensor(weight, dtype=torch.float32),
+            "counts": micro.counts,
         }
         if self._data.targets is not None:
             item["target_ids_NM"], item["target_probs_NM"] = self._data.targets.rows(batch.rows_N)
@@ -133,6 +136,14 @@ class MemoryData(lightning.LightningDataModule):
         self.rules = rules
         self._config = config
         self._seed = seed
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps of the whole training."""
+        steps = self._config.max_epochs * math.ceil(
+            len(self.train_windows) / self._config.batch_size
+        )
+        return steps if self._config.max_steps < 0 else min(steps, self._config.max_steps)
 
     def train_dataloader(self) -> ResumableLoader:
         """Return shuffled micro-batches of this process."""

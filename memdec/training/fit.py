@@ -11,7 +11,13 @@ from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import (
+    Callback,
+    Checkpoint,
+    EarlyStopping,
+    ModelCheckpoint,
+    RichProgressBar,
+)
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
@@ -36,6 +42,41 @@ class AtomicCheckpoints(TorchCheckpointIO):
         torch.save(checkpoint, aside)
         sync(aside)
         aside.replace(final)
+
+
+class LastCheckpoint(Checkpoint):
+    """Keeps the checkpoint from which a killed run goes on.
+
+    It is saved after each validation and every few steps, but never between a step and a validation
+    that is due right after it: Lightning resumes behind such a validation and leaves it out.
+    """
+
+    def __init__(self, path: Path, options: TrainerConfig) -> None:
+        self._path = path
+        self._options = options
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save after a whole step, if it is one of those asked for."""
+        every, validate_every = (
+            self._options.checkpoint_every_steps,
+            self._options.validate_every_steps,
+        )
+        step, num_passes = trainer.global_step, batch_idx + 1
+        if not every or step % every or num_passes % trainer.accumulate_grad_batches:
+            return
+        if validate_every:
+            validation_is_next = step % validate_every == 0
+        else:
+            validation_is_next = num_passes == trainer.num_training_batches
+        if not validation_is_next:
+            trainer.save_checkpoint(self._path)
+
+    def on_validation_end(self, trainer: lightning.Trainer, module: Any) -> None:
+        """Save what was validated; a run that stops early must come to the same stop again."""
+        if trainer.state.fn == "fit" and not trainer.should_stop:
+            trainer.save_checkpoint(self._path)
 
 
 def fit_memory(
@@ -69,15 +110,20 @@ def fit_memory(
     num_validation = len(data.validation_tokens) - 1
     module = MemoryModule(memory, config, options, validate, num_validation)
     folder = out.path / "checkpoints"
+    folder.mkdir(parents=True, exist_ok=True)
     trainer = _trainer(options, folder, logger)
     last = folder / "last.ckpt"
     started = time.monotonic()
     trainer.fit(
         module, datamodule=data, ckpt_path=last if last.is_file() else None, weights_only=False
     )
+    best = module.best(MONITOR)
+    if not module.is_validated(MONITOR, trainer.global_step):  # max_steps fell between validations
+        trainer.validate(module, datamodule=data, verbose=False)
     seconds = time.monotonic() - started
     if trainer.is_global_zero:
-        _load_best(module, folder / "best.ckpt")
+        if module.best(MONITOR) == best:
+            _load_best(module, folder / "best.ckpt")
         memory.export(out.path / "export", tokenizer, facts)
         lines = (_line(entry) for entry in module.history)
         write_text(out.path / "metrics.jsonl", "".join(lines))
@@ -87,7 +133,7 @@ def fit_memory(
             fit_seconds=round(seconds, 1),
             train_tokens=module.tokens_seen,
             parameters=sum(p.numel() for p in memory.parameters()),
-            best=min((float(e[MONITOR]) for e in module.history if MONITOR in e), default=None),
+            best=module.best(MONITOR),
             **facts,
         )
 
@@ -125,16 +171,7 @@ def _callbacks(options: TrainerConfig, folder: Path) -> list[Callback]:
         save_on_train_epoch_end=False,
         enable_version_counter=False,
     )
-    last = ModelCheckpoint(
-        folder,
-        filename="last",
-        save_top_k=1,
-        every_n_train_steps=options.checkpoint_every_steps or None,
-        every_n_epochs=None if options.checkpoint_every_steps else 1,
-        save_on_train_epoch_end=None if options.checkpoint_every_steps else True,
-        enable_version_counter=False,
-    )
-    found: list[Callback] = [best, last]
+    found: list[Callback] = [best, LastCheckpoint(folder / "last.ckpt", options)]
     if options.patience:
         found.append(EarlyStopping(MONITOR, patience=options.patience))
     if _is_watched():

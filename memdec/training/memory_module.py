@@ -51,8 +51,9 @@ class MemoryModule(lightning.LightningModule):
         )
         # Lightning averages over accumulated passes and processes; the step wants a sum of shares.
         scale = batch["weight"] * self.trainer.accumulate_grad_batches * self.trainer.world_size
-        self._log_training(loss, kl, nll)
-        self.tokens_seen += len(hidden_ND)
+        if batch["counts"]:
+            self._log_training(loss, kl, nll)
+            self.tokens_seen += len(hidden_ND)
         return loss * scale
 
     def _targets(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
@@ -93,6 +94,16 @@ class MemoryModule(lightning.LightningModule):
         if not self.trainer.sanity_checking:
             self.history.append({"step": float(self.global_step), **metrics})
 
+    def best(self, metric: str) -> float | None:
+        """Return the lowest value of a validation metric so far."""
+        return min(
+            (float(entry[metric]) for entry in self.history if metric in entry), default=None
+        )
+
+    def is_validated(self, metric: str, step: int) -> bool:
+        """Tell whether the metric was measured after `step` optimizer steps."""
+        return any(metric in entry and entry["step"] == step for entry in self.history)
+
     def configure_optimizers(self) -> Any:
         """AdamW with linear warm-up and linear decay to zero, stepped with the optimizer."""
         options = self._options
@@ -102,7 +113,10 @@ class MemoryModule(lightning.LightningModule):
             weight_decay=options.weight_decay,
             fused=True,
         )
-        total = int(self.trainer.estimated_stepping_batches)
+        # Not trainer.estimated_stepping_batches: it makes Lightning set its loader up too early to
+        # give it the position of a resumed run.
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        total: int = data.num_steps
 
         def rate(step: int) -> float:
             if step < options.warmup_steps:

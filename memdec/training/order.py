@@ -53,7 +53,8 @@ class WindowOrder(Sampler[MicroBatch]):
         return len(self._epoch_batches())
 
     def __iter__(self) -> Iterator[MicroBatch]:
-        yield from self._epoch_batches()[self.start :]
+        start, self.start = self.start, 0
+        yield from self._epoch_batches()[start:]
 
     def _epoch_batches(self) -> list[MicroBatch]:
         generator = np.random.default_rng([self._seed, self._epoch])
@@ -65,7 +66,8 @@ class WindowOrder(Sampler[MicroBatch]):
 
     def _deal(self, step: np.ndarray[Any, Any]) -> list[MicroBatch]:
         step_windows = tuple(int(w) for w in step)
-        passes = -(-len(step) // (self._micro_batch_size * self._num_ranks))
+        # Also the last, smaller step of an epoch takes as many, so that counted passes are steps.
+        passes = self._batch_size // (self._micro_batch_size * self._num_ranks)
         shares = np.array_split(step, passes * self._num_ranks)[self._rank :: self._num_ranks]
         return [
             MicroBatch(tuple(int(w) for w in share), step_windows)
@@ -85,7 +87,6 @@ class ResumableLoader(DataLoader[Any]):
         for batch in super().__iter__():
             self._taken += 1
             yield batch
-        self.sampler.start = 0
 
     def state_dict(self) -> dict[str, int]:
         """Return the micro-batches taken in this epoch."""
