@@ -34,7 +34,7 @@ format: .venv/test-installed
 	touch $@
 
 .venv/test-installed: pyproject.toml constraints.txt | .venv/bin/python
-	$(PIP) -e '.[dev,lora,hub,gguf]'
+	$(PIP) -e '.[dev,lora,rag,hub,gguf]'
 	touch $@
 
 clean:

@@ -72,3 +72,28 @@ class LoraConfig(FineTuneConfig):
         super().__post_init__()
         check_at_least("lora.budget_parameters", self.budget_parameters, 0)
         check_positive("lora.scale", self.scale)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InContextRagConfig:
+    """In-context RAG (Ram et al. 2023): passages of the training text in front of the context."""
+
+    passage_tokens: int = 256
+    """Tokens of a passage; with every_tokens at most corpus.block_size."""
+    query_tokens: int = 32
+    """Last tokens of the context, whose words are looked for."""
+    every_tokens: int = 4
+    """Scored tokens from one retrieval to the next; the cost grows as this shrinks."""
+
+    def __post_init__(self) -> None:
+        for key in ("passage_tokens", "query_tokens", "every_tokens"):
+            check_at_least(f"in_context_rag.{key}", getattr(self, key), 1)
+
+    def check_window(self, block_size: int) -> None:
+        """Raise ConfigError when a passage leaves no room for the context of the scored tokens."""
+        if self.passage_tokens + self.every_tokens > block_size:
+            raise ConfigError(
+                f"in_context_rag.passage_tokens is {self.passage_tokens} but a window of "
+                f"corpus.block_size {block_size} has room for {block_size - self.every_tokens} in "
+                f"front of {self.every_tokens} more tokens; lower it or raise the block size."
+            )

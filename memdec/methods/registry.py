@@ -3,11 +3,20 @@
 from memdec.methods.base import Base
 from memdec.methods.contract import Method
 from memdec.methods.dapt import Dapt, DaptMemory
+from memdec.methods.in_context_rag import InContextRag
 from memdec.methods.knn_lm import KnnLm
 from memdec.methods.lora import Lora
 from memdec.methods.memory_decoder import MemoryDecoderMethod
 
 METHODS: dict[str, Method] = {
     method.name: method
-    for method in (Base(), Dapt(), DaptMemory(), Lora(), KnnLm(), MemoryDecoderMethod())
+    for method in (
+        Base(),
+        Dapt(),
+        DaptMemory(),
+        Lora(),
+        KnnLm(),
+        InContextRag(),
+        MemoryDecoderMethod(),
+    )
 }

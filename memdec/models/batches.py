@@ -30,20 +30,25 @@ class WindowBatch:
 
 
 def make_batch(
-    tokens: NDArray[np.uint32], windows: Sequence[Window], rules: TokenRules
+    tokens: NDArray[np.uint32],
+    windows: Sequence[Window],
+    rules: TokenRules,
+    passages: Sequence[NDArray[np.uint32]] | None = None,
 ) -> WindowBatch:
-    """Put windows side by side; causal attention never looks at the padding on the right."""
-    prefix = int(rules.bos_on_each_window)
-    width = prefix + max(w.end - 1 - w.start for w in windows)
-    inputs_BT = np.full((len(windows), width), rules.separator_id, np.int64)
-    scored_BT = np.zeros((len(windows), width), bool)
+    """Put windows side by side; causal attention never looks at the padding on the right.
+
+    With `passages`, each window's inputs stand behind one of them, and both behind the BOS.
+    """
+    bos = np.full(int(rules.bos_on_each_window), rules.bos_id)
+    fronts = [np.concatenate([bos, p]) for p in passages] if passages else [bos] * len(windows)
+    lengths = [len(f) + w.end - 1 - w.start for f, w in zip(fronts, windows, strict=True)]
+    inputs_BT = np.full((len(windows), max(lengths)), rules.separator_id, np.int64)
+    scored_BT = np.zeros(inputs_BT.shape, bool)
     rows = []
-    for inputs_T, scored_T, window in zip(inputs_BT, scored_BT, windows, strict=True):
-        length = window.end - 1 - window.start
-        inputs_T[:prefix] = rules.bos_id if prefix else 0
-        inputs_T[prefix : prefix + length] = tokens[window.start : window.end - 1]
-        first = prefix + window.first_scored - 1 - window.start
-        scored_T[first : prefix + length] = True
+    for i, (front, window, length) in enumerate(zip(fronts, windows, lengths, strict=True)):
+        inputs_BT[i, : len(front)] = front
+        inputs_BT[i, len(front) : length] = tokens[window.start : window.end - 1]
+        scored_BT[i, length - (window.end - window.first_scored) : length] = True
         rows.append(np.arange(window.first_scored - 1, window.end - 1))
     rows_N = np.concatenate(rows)
     return WindowBatch(

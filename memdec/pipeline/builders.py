@@ -123,6 +123,38 @@ def targets(job: "Job", out: ArtifactWriter, shard: Shard = WHOLE) -> None:
     _note_part(out, shard, part, len(rows))
 
 
+def rag_scores(job: "Job", out: ArtifactWriter) -> None:
+    """Score validation and test with the base behind passages of the training text."""
+    from memdec.datastore.passages import PassageIndex, cut_passages
+    from memdec.evaluation.passage_scores import Retriever, score_split_with_passages
+
+    config, (tokenizer, rules) = job.experiment.in_context_rag, load_tokenizer_of(job)
+    starts = job.artifact("tokens").array("train_document_starts")
+    passages = cut_passages(
+        stream_of(job, "train"), starts, config.passage_tokens, rules.separator_id
+    )
+    retriever = Retriever(
+        passages=passages,
+        index=PassageIndex(tokenizer.batch_decode(passages)),
+        decode=tokenizer.batch_decode,
+        query_tokens=config.query_tokens,
+    )
+    for split in SPLITS:
+        score_split_with_passages(
+            out,
+            split,
+            stream_of(job, split),
+            windows_of(job, split),
+            rules,
+            base_of(job),
+            retriever,
+            every_tokens=config.every_tokens,
+            block_size=job.experiment.corpus.block_size,
+            batch_size=job.experiment.model.batch_size,
+        )
+    out.info(num_passages=len(passages))
+
+
 def _note_part(out: ArtifactWriter, shard: Shard, rows: range, num_rows: int) -> None:
     if shard.count > 1:
         out.info(rows=[rows.start, rows.stop], num_rows_in_all=num_rows)

@@ -16,11 +16,11 @@ from memdec.datastore.config import DatastoreConfig, KnnConfig
 from memdec.datastore.search_config import SearchConfig
 from memdec.errors import ConfigError
 from memdec.evaluation.config import EvaluationConfig
-from memdec.methods.config import DaptConfig, KnnLmConfig, LoraConfig
+from memdec.methods.config import DaptConfig, InContextRagConfig, KnnLmConfig, LoraConfig
 from memdec.models.config import ModelConfig
 from memdec.training.config import MemoryDecoderConfig, TrainerConfig
 
-METHODS = ("base", "dapt", "dapt_memory", "lora", "knn_lm", "memory_decoder")
+METHODS = ("base", "dapt", "dapt_memory", "lora", "knn_lm", "in_context_rag", "memory_decoder")
 SCALES = ("smoke", "small", "paper")
 LOGGERS = ("csv", "wandb", "none")
 
@@ -52,6 +52,7 @@ class Experiment:
     knn_lm: KnnLmConfig = field(default_factory=KnnLmConfig)
     dapt: DaptConfig = field(default_factory=DaptConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
+    in_context_rag: InContextRagConfig = field(default_factory=InContextRagConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
@@ -66,6 +67,8 @@ class Experiment:
             raise ConfigError(f"methods is empty; choose from {', '.join(METHODS)}.")
         for method in self.methods:
             check_choice("methods", method, METHODS)
+        if "in_context_rag" in self.methods:
+            self.in_context_rag.check_window(self.corpus.block_size)
 
     def facts(self) -> dict[str, Any]:
         """Return the whole configuration as plain data."""

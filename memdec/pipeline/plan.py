@@ -44,6 +44,8 @@ class Sizes:
     """Input tokens of a pass over a split for each of its tokens: windows overlap."""
     k: int
     k_max: int
+    rag_passes: float
+    """As passes, with a new passage every few tokens."""
     epochs: dict[str, int]
     """Of each stage that trains."""
 
@@ -65,6 +67,11 @@ def _scores(s: Sizes) -> tuple[int, int, float]:
     head = 2.0 * s.held_out * s.model.hidden_size * s.model.vocab_size
     flops = s.forward("validation") + s.forward("test") + head
     return s.held_out, s.held_out * (2 * s.model.hidden_size + 40), flops
+
+
+def _rag(s: Sizes) -> tuple[int, int, float]:
+    per_token = s.rag_passes * s.model.body_parameters + s.model.hidden_size * s.model.vocab_size
+    return s.held_out, 5 * s.held_out, 2.0 * s.held_out * per_token
 
 
 def _training(stage: str) -> Estimate:
@@ -106,6 +113,7 @@ _ESTIMATES: dict[str, Estimate] = {
     "dapt_scores": _scores,
     "lora": _training("lora"),
     "lora_scores": _scores,
+    "rag_scores": _rag,
 }
 
 
@@ -144,6 +152,7 @@ def _sizes(job: Job) -> Sizes:
         passes={split: _passes(corpus, split) for split in SPLITS},
         k=experiment.knn.k,
         k_max=experiment.knn.k_max,
+        rag_passes=corpus.block_size / experiment.in_context_rag.every_tokens,
         epochs={
             "memory": trainer.max_epochs,
             "dapt": experiment.dapt.options(trainer).max_epochs,

@@ -165,6 +165,13 @@ STAGES: dict[str, Stage] = {
             needs=_needs("model", "lora", "tokens"),
             build=training_builders.lora_scores,
         ),
+        Stage(
+            name="rag_scores",
+            label="scoring validation and test behind retrieved passages",
+            reads=(*_FORWARD, "corpus.stride", "in_context_rag"),
+            needs=_needs("model", "tokens"),
+            build=builders.rag_scores,
+        ),
     )
 }
 

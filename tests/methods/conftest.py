@@ -10,7 +10,7 @@ import pytest
 from memdec.corpus.config import CorpusConfig
 from memdec.datastore.config import KnnConfig
 from memdec.evaluation.config import EvaluationConfig
-from memdec.methods.config import KnnLmConfig
+from memdec.methods.config import InContextRagConfig, KnnLmConfig
 from memdec.models.config import ModelConfig
 from memdec.pipeline.experiment import Experiment
 from memdec.training.config import TrainerConfig
@@ -45,6 +45,7 @@ def tiny_experiment(tiny_model, sentences, tmp_path_factory) -> Callable[..., Ex
             model=ModelConfig(source=str(tiny_model(kind)), device="cpu"),
             knn=KnnConfig(k=16, k_max=16, temperature=4.0),
             knn_lm=KnnLmConfig(temperatures=[4.0]),
+            in_context_rag=InContextRagConfig(passage_tokens=12, query_tokens=8),
             trainer=TrainerConfig(
                 learning_rate=0.01, batch_size=6, micro_batch_size=3, accelerator="cpu"
             ),
