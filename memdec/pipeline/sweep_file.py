@@ -57,6 +57,8 @@ class Sweep:
     """The file's name without its ending."""
     metric: str | None
     """The record's metric that the sweep looks at, such as test/perplexity."""
+    minimize: bool
+    """Whether a smaller one is better."""
     trials: tuple[Trial, ...]
 
     @property
@@ -118,10 +120,8 @@ def _build(path: Path, content: dict[str, Any]) -> Sweep:
     command = check_command(content.get("command"), program)
     points = expand(content.get("parameters"))
     trials = [_trial(command, point, program) for point in points[: _run_cap(content)]]
-    metric = content.get("metric") or {}
-    if not isinstance(metric, dict):
-        raise ConfigError("metric must hold name and goal, such as name: test/perplexity.")
-    return Sweep(path=path, name=path.stem, metric=metric.get("name"), trials=tuple(trials))
+    metric, minimize = _metric(content.get("metric", {}))
+    return Sweep(path=path, name=path.stem, metric=metric, minimize=minimize, trials=tuple(trials))
 
 
 def _trial(command: list[str], parameters: Parameters, program: str | None) -> Trial:
@@ -189,6 +189,13 @@ def _check_method(method: Any) -> None:
             "`wandb agent`, or write method: grid."
         )
     raise ConfigError(f"method is {method!r}; write method: grid (random, bayes: `wandb agent`).")
+
+
+def _metric(metric: Any) -> tuple[str | None, bool]:
+    goal = metric.get("goal", "minimize") if isinstance(metric, dict) else None
+    if goal not in ("minimize", "maximize"):
+        raise ConfigError("metric must hold a name and the goal minimize or maximize.")
+    return metric.get("name"), goal == "minimize"
 
 
 def _run_cap(content: dict[str, Any]) -> int | None:

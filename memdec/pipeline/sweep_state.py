@@ -6,6 +6,7 @@ import os
 import shlex
 import signal
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
@@ -14,6 +15,8 @@ from memdec.artifacts.files import write_text
 from memdec.pipeline.sweep_file import Sweep, Trial
 
 TAIL_BYTES = 4096
+
+Measure = Callable[[Trial], float | None]
 
 
 class Status(enum.StrEnum):
@@ -30,9 +33,10 @@ class Status(enum.StrEnum):
 class TrialState:
     """One trial: its status, and the files FOLDER/ID.json and FOLDER/ID.log."""
 
-    def __init__(self, number: int, trial: Trial, folder: Path) -> None:
+    def __init__(self, number: int, trial: Trial, folder: Path, measure: Measure) -> None:
         self.number = number
         self.trial = trial
+        self.value: float | None = None
         self.file = folder / f"{trial.id}.json"
         self.log = folder / f"{trial.id}.log"
         self.status = Status.WAITING
@@ -40,10 +44,12 @@ class TrialState:
         self.reason = ""
         self._started = 0.0
         self._log_start = 0
+        self._measure = measure
         known = _read(self.file)
         if known.get("status") == Status.FINISHED:
             self.status = Status.EARLIER
             self.seconds = float(known.get("seconds", 0.0))
+            self.value = known.get("value")
 
     @property
     def elapsed(self) -> float:
@@ -81,6 +87,8 @@ class TrialState:
         if code:
             how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit {code}"
             self.reason = f"{how}: {self.last_line() or 'it wrote nothing'}"
+        else:
+            self.value = self._measure(self.trial)
         self._write(code)
 
     def stop(self) -> None:
@@ -94,6 +102,7 @@ class TrialState:
             "status": self.status,
             "exit_code": code,
             "seconds": self.seconds,
+            "value": self.value,
             "ended": _now(),
             "parameters": self.trial.parameters,
             "command": self.trial.command,
@@ -101,9 +110,14 @@ class TrialState:
         write_text(self.file, json.dumps(facts, indent=1) + "\n")
 
 
-def open_states(sweep: Sweep, folder: Path) -> list[TrialState]:
-    """Return the states of all trials, those that finished in an earlier call marked so."""
-    return [TrialState(number, trial, folder) for number, trial in enumerate(sweep.trials, 1)]
+def open_states(sweep: Sweep, folder: Path, measure: Measure) -> list[TrialState]:
+    """Return the states of all trials, those that finished in an earlier call marked so.
+
+    `measure` returns a finished trial's value of the sweep's metric, or None.
+    """
+    return [
+        TrialState(number, trial, folder, measure) for number, trial in enumerate(sweep.trials, 1)
+    ]
 
 
 def _read(file: Path) -> dict[str, Any]:

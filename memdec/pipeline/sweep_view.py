@@ -43,11 +43,9 @@ def open_view(sweep: Sweep, states: Sequence[TrialState], folder: Path) -> Itera
     """Show the sweep while the block runs, and its result at the end."""
     console = Console()
     earlier = sum(state.status is Status.EARLIER for state in states)
-    console.print(
+    _plain(
+        console,
         f"sweep {sweep.name}: {len(states)} trials, {earlier} finished earlier; logs in {folder}",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
     )
     try:
         if console.is_terminal:
@@ -80,6 +78,8 @@ class _Lines:
     def changed(self, state: TrialState) -> None:
         """Print one line."""
         note = f" ({state.reason})" if state.reason else ""
+        if state.value is not None:
+            note = f" ({self._sweep.metric} {state.value:.4g})"
         time = "" if state.status is Status.RUNNING else f" after {_clock(state.elapsed)}"
         _plain(
             self._console,
@@ -103,6 +103,9 @@ def _table(sweep: Sweep, states: Sequence[TrialState], room: int) -> Table:
     names = sweep.varied
     for name in ("#", *names, "status", "time"):
         table.add_column(name, no_wrap=True)
+    if sweep.metric:
+        table.add_column(sweep.metric, no_wrap=True, justify="right")
+    best = _best(sweep, states)
     table.add_column("last line", no_wrap=True, ratio=1)  # takes the width that is left
     for state in _fit(states, room):
         talks = state.status in (Status.RUNNING, Status.FAILED)
@@ -111,9 +114,23 @@ def _table(sweep: Sweep, states: Sequence[TrialState], room: int) -> Table:
             *(escape(str(state.trial.parameters[name])) for name in names),
             f"[{COLORS[state.status]}]{state.status}[/]",
             _clock(state.elapsed) if state.elapsed else "",
+            *([_number(state, best)] if sweep.metric else []),
             escape(state.last_line()) if talks else "",
         )
     return table
+
+
+def _best(sweep: Sweep, states: Sequence[TrialState]) -> TrialState | None:
+    measured = [state for state in states if state.value is not None]
+    if not measured:
+        return None
+    return (min if sweep.minimize else max)(measured, key=lambda state: state.value or 0.0)
+
+
+def _number(state: TrialState, best: TrialState | None) -> str:
+    if state.value is None:
+        return "-"
+    return f"[bold]{state.value:.4g}[/]" if state is best else f"{state.value:.4g}"
 
 
 def _fit(states: Sequence[TrialState], room: int) -> list[TrialState]:
@@ -131,6 +148,9 @@ def _summarise(console: Console, sweep: Sweep, states: Sequence[TrialState]) -> 
     counts = Counter(state.status for state in states)
     said = ", ".join(f"{counts[status]} {status}" for status in Status if counts[status])
     _plain(console, f"sweep {sweep.name}: {said}")
+    if best := _best(sweep, states):
+        settings = describe(sweep, best.trial)
+        _plain(console, f"best {sweep.metric}: {best.value:.4g} with {settings}")
     for state in states:
         if state.status is Status.FAILED:
             _plain(console, f"failed: {shlex.join(state.trial.command)}")

@@ -24,15 +24,20 @@ def tracked(experiment: Experiment) -> Iterator[Report]:
         return
     import wandb
 
-    with wandb.init(
+    run = wandb.init(
         project=wandb.env.get_project(PROJECT),
         group=experiment.name,
         config=flatten(experiment.facts()),
-    ) as run:
-        run.define_metric("trainer/global_step")
-        run.define_metric("train/*", step_metric="trainer/global_step")
-        run.define_metric("validation/*", step_metric="trainer/global_step")
+    )
+    run.define_metric("trainer/global_step")
+    run.define_metric("train/*", step_metric="trainer/global_step")
+    run.define_metric("validation/*", step_metric="trainer/global_step")
+    try:
         yield lambda record: run.summary.update(summary(record))
+    except BaseException:
+        run.finish(exit_code=1)  # `with run:` would print a traceback above the one clear line
+        raise
+    run.finish()
 
 
 def summary(record: dict[str, Any]) -> dict[str, Any]:

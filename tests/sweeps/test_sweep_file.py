@@ -127,7 +127,7 @@ def test_refused_parameters(parameters, message):
         ({"parameters": {"seed": {"values": [1, 1.5]}}}, r"seed.*1\.5"),
         ({"paramters": {}}, "did you mean parameters"),
         ({"run_cap": 0}, "run_cap must be"),
-        ({"metric": "loss"}, "metric must hold"),
+        ({"metric": "loss"}, "metric must hold a name"),
     ],
 )
 def test_refused_files(write, changes, message):

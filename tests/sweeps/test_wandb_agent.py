@@ -32,7 +32,7 @@ def start(arguments, folder, environment):
 
 def run(arguments, folder, environment, code=0):
     process = start(arguments, folder, environment)
-    out, _ = process.communicate(timeout=90)
+    out, _ = process.communicate(timeout=180)
     assert process.returncode == code, out
     return out
 
@@ -54,7 +54,7 @@ def swept(double, environment, tiny_experiment, monkeypatch):
     out = run(["wandb", "sweep", "grid.yaml"], tiny_experiment, environment)
     name = re.search(r"wandb agent (\S+)", out)[1]
     agents = [start(["wandb", "agent", name], tiny_experiment, environment) for _ in range(2)]
-    said = [agent.communicate(timeout=90)[0] for agent in agents]
+    said = [agent.communicate(timeout=180)[0] for agent in agents]
     assert [agent.returncode for agent in agents] == [0, 0], said  # also when a trial failed
     return tiny_experiment, load_sweep("grid.yaml").trials
 

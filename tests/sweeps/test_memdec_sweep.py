@@ -1,0 +1,162 @@
+"""`memdec sweep` over real `memdec run`s, and the array job that starts agents on a cluster."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from memdec.pipeline.sweep_file import load_sweep
+from memdec.pipeline.sweep_metric import read_metric
+
+ROOT = Path(__file__).parents[2]
+SWEEP = {
+    "program": "memdec",
+    "method": "grid",
+    "metric": {"name": "memory_decoder/test/perplexity", "goal": "minimize"},
+    "parameters": {"knn.k": {"values": [8, 3, 7000]}},
+    "command": ["${env}", "memdec", "run", "tiny.yaml", "${args_no_hyphens}"],
+}
+
+
+def sweep(folder, environment, *options):
+    return subprocess.run(
+        ["memdec", "sweep", "grid.yaml", *options],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+
+
+def test_the_same_file_without_an_account(environment, tiny_experiment, double, monkeypatch):
+    monkeypatch.chdir(tiny_experiment)
+    Path("grid.yaml").write_text(yaml.safe_dump(SWEEP))
+    done = sweep(tiny_experiment, environment, "--jobs", "2")
+    assert done.returncode == 1, done.stderr
+    assert "sweep grid: 2 finished, 1 failed" in done.stdout
+    assert "exit 2: memdec: knn.k must be in 1.." in done.stdout
+    assert not double.operations  # the server was there, and nobody asked it
+
+    found = [json.loads(p.read_text()) for p in Path("artifacts").glob("runs/*/*/record.json")]
+    measured = {
+        record["config"]["knn"]["k"]: record["metrics"]["test/perplexity"]
+        for record in found
+        if record["method"] == "memory_decoder"
+    }
+    for k in (8, 3):
+        line = rf"finished after \d+:\d\d: knn\.k={k} \(memory_decoder/test/perplexity (\S+)\)"
+        assert float(re.search(line, done.stdout)[1]) == pytest.approx(measured[k], rel=1e-3)
+    best = min(measured, key=measured.get)
+    assert re.search(rf"best memory_decoder/test/perplexity: \S+ with knn\.k={best}", done.stdout)
+    names = [path.name for path in Path("artifacts/datastore").glob("[!.]*")]
+    assert len(names) == 1  # made by one trial, found by the others
+
+    again = sweep(tiny_experiment, environment)
+    assert again.returncode == 1
+    assert "3 trials, 2 finished earlier" in again.stdout
+    assert re.search(rf"best \S+ \S+ with knn\.k={best}", again.stdout)
+
+
+def test_a_wrong_sweep_is_one_line_and_exit_code_2(environment, tiny_experiment):
+    wrong = SWEEP | {"parameters": {"knn.kk": {"values": [3]}}}
+    (tiny_experiment / "grid.yaml").write_text(yaml.safe_dump(wrong))
+    done = sweep(tiny_experiment, environment)
+    assert done.returncode == 2
+    assert done.stderr.startswith("memdec: grid.yaml: command line: unknown key 'knn.kk'; did you")
+    assert done.stderr.count("\n") == 1
+    assert not done.stdout
+    assert not (tiny_experiment / "artifacts").exists()
+
+
+def test_the_metric_is_that_of_the_latest_record_with_the_trials_settings(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("tiny.yaml").write_text("name: tiny\nmethods: [base, memory_decoder]\n")
+    Path("grid.yaml").write_text(yaml.safe_dump(SWEEP | {"parameters": {"seed": {"value": 4}}}))
+    (trial,) = load_sweep("grid.yaml").trials
+
+    def write(folder, method, value, finished, **changes):
+        record = {
+            "id": "x",
+            "method": method,
+            "alpha": None,
+            "status": "complete",
+            "config": trial.experiment.facts(),
+            "metrics": {"test/perplexity": value},
+            "provenance": {"finished": finished},
+        }
+        path = tmp_path / "runs" / folder / method / "record.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(record | changes))
+
+    runs = tmp_path / "runs"
+    assert read_metric(trial, "test/perplexity", runs) is None
+    write("tiny-1", "base", 9.0, "2026-01-05")
+    write("tiny-1", "memory_decoder", 5.0, "2026-01-02")
+    write("tiny-2", "memory_decoder", 4.0, "2026-01-03")
+    write("tiny-3", "memory_decoder", 3.0, "2026-01-01")
+    write("tiny-4", "memory_decoder", 2.0, "2026-01-04", config={"seed": 5})
+    write("tiny-5", "memory_decoder", 1.0, "2026-01-04", status="failed")
+    (runs / "tiny-1" / "base" / "record.json").with_name("other.json").write_text("{")
+    assert read_metric(trial, "test/perplexity", runs) == 4.0  # the last method of the list
+    assert read_metric(trial, "base/test/perplexity", runs) == 9.0
+    assert read_metric(trial, "train/loss", runs) is None
+    assert read_metric(trial, None, runs) is None
+
+
+AGENT = """#!/bin/bash
+echo "$@ in $PWD with $MEMDEC_ARTIFACTS" >> said.txt
+if [ -f sleeps ]; then
+  trap 'echo stopped >> said.txt; exit 3' TERM
+  sleep 30 & wait
+fi
+"""
+
+
+@pytest.fixture
+def batch(tmp_path):
+    """Return a function that starts the array job as Slurm would, with a stand-in for wandb."""
+    (tmp_path / "wandb").write_text(AGENT)
+    (tmp_path / "wandb").chmod(0o755)
+    environment = os.environ | {
+        "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
+        "SLURM_SUBMIT_DIR": str(tmp_path),
+    }
+    environment.pop("MEMDEC_ARTIFACTS", None)
+
+    def start(*arguments):
+        command = ["bash", ROOT / "sweeps" / "slurm.sbatch", *arguments]
+        return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+    return start
+
+
+def test_an_array_task_runs_one_trial(batch, tmp_path):
+    assert batch("me/memdec/abc").wait(timeout=20) == 0
+    said = (tmp_path / "said.txt").read_text()
+    expected = f"agent --count 1 --forward-signals me/memdec/abc in {tmp_path}"
+    assert said == f"{expected} with {tmp_path}/artifacts\n"
+
+
+def test_an_array_task_without_a_sweep_says_what_it_wants(batch):
+    _, error = (task := batch()).communicate(timeout=20)
+    assert task.returncode == 1
+    assert "give the sweep as ENTITY/PROJECT/ID" in error
+
+
+def test_the_time_limit_reaches_the_agent(batch, tmp_path):
+    (tmp_path / "sleeps").touch()
+    task = batch("me/memdec/abc")
+    while not (tmp_path / "said.txt").exists():
+        time.sleep(0.05)
+    time.sleep(0.3)  # the stand-in sets its trap right after it has written
+    task.send_signal(signal.SIGTERM)
+    assert task.wait(timeout=20) == 3
+    assert (tmp_path / "said.txt").read_text().endswith("stopped\n")
