@@ -41,6 +41,8 @@ def run_experiment(experiment: Experiment, root: Path, rank: int = 0) -> RunResu
     """
     job = Job(experiment, root, rank)
     methods = [METHODS[name] for name in experiment.methods]
+    for method in methods:
+        method.check()
     folder = root / "runs" / f"{experiment.name}-{_run_fingerprint(job, methods)}"
     if rank > 0:
         for stage in (stage for method in methods for stage in method.stages):
@@ -116,8 +118,12 @@ def _failure(job: Job, method: Method, started: str, error: Exception) -> Record
         "metrics": {},
         "provenance": provenance() | {"started": started, "finished": now()},
         "status": "failed",
-        "error": f"{type(error).__name__}: {str(error).strip().splitlines()[:1]}",
+        "error": f"{type(error).__name__}: {_first_line(error)}".removesuffix(": "),
     }
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), "")
 
 
 def print_stage(line: str) -> None:
