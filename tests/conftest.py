@@ -19,6 +19,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 HERE = Path(__file__).parent
 VOCABULARY = 304
 """Output rows of the tiny models; a few more than their tokenizers have tokens."""
+DOCUMENTS = {"train": (14, 1), "validation": (4, 2), "test": (5, 3)}
+"""Documents of each split of the tiny corpus, and a seed."""
 NOUNS = [
     "licence",
     "work",
@@ -215,3 +217,105 @@ def memdec(tmp_path_factory) -> Iterator[Warm]:
     warm = Warm(tmp_path_factory.mktemp("commands"))
     yield warm
     warm.close()
+
+
+@pytest.fixture(scope="session")
+def write_corpus(sentences) -> Callable[[Path], dict[str, str]]:
+    """Write train, validation and test as text into a folder; blank lines part documents.
+
+    The held-out splits have a word that train lacks, so that the memory alone is not enough.
+    """
+
+    def write(folder: Path) -> dict[str, str]:
+        folder.mkdir(parents=True, exist_ok=True)
+        for split, (count, seed) in DOCUMENTS.items():
+            parts = [sentences(6, 100 * seed + i) for i in range(count)]
+            if split != "train":
+                parts = [f"{part} Quiz?" for part in parts]
+            (folder / f"{split}.txt").write_text("\n\n".join(parts))
+        return {split: str(folder / f"{split}.txt") for split in DOCUMENTS}
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def tiny_settings(tiny_model, write_corpus) -> Callable[[Path], dict[str, Any]]:
+    """Folder for the corpus -> an experiment of two seconds, as plain data."""
+
+    def make(folder: Path) -> dict[str, Any]:
+        return {
+            "name": "tiny",
+            "scale": "smoke",
+            "methods": ["base", "knn_lm", "memory_decoder"],
+            "corpus": {
+                "source": "text",
+                "document_split": "blank_line",
+                "block_size": 32,
+                "stride": 24,
+                "train_stride": 16,
+                "max_overlap": 1.0,
+                **write_corpus(folder),
+            },
+            "model": {"source": str(tiny_model("llama")), "device": "cpu"},
+            "knn": {"k": 16, "k_max": 24, "temperature": 4.0},
+            "knn_lm": {"temperatures": [2.0, 8.0]},
+            "trainer": {
+                "learning_rate": 0.01,
+                "batch_size": 6,
+                "micro_batch_size": 3,
+                "max_epochs": 2,
+                "accelerator": "cpu",
+                "checkpoint_every_steps": 3,
+            },
+            "evaluation": {
+                "bootstrap_samples": 50,
+                "curve_points": 5,
+                "example_tokens": 20,
+                "prompt": "The licence",
+                "new_tokens": 4,
+            },
+        }
+
+    return make
+
+
+@pytest.fixture
+def settings(tiny_settings, tmp_path) -> dict[str, Any]:
+    """The tiny experiment's content, to be changed and written by a test."""
+    return tiny_settings(tmp_path / "text")
+
+
+@pytest.fixture
+def experiment(settings, tmp_path) -> Path:
+    """The tiny experiment's file; JSON is YAML."""
+    path = tmp_path / "tiny.yaml"
+    path.write_text(json.dumps(settings))
+    return path
+
+
+@pytest.fixture(scope="session")
+def finished(memdec, tiny_settings, tmp_path_factory) -> Path:
+    """A folder with tiny.yaml and the artifacts of an undisturbed run; copy it, leave it alone."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "tiny.yaml").write_text(json.dumps(tiny_settings(folder / "text")))
+    ended = memdec("run", "tiny.yaml", cwd=folder)
+    assert ended.code == 0, ended.err
+    return folder
+
+
+@pytest.fixture(scope="session")
+def contents() -> Callable[[Path], dict[str, bytes]]:
+    """Folder of a run -> every byte that its stages made, without manifests, times and logs."""
+
+    def read(folder: Path) -> dict[str, bytes]:
+        root = folder / "artifacts"
+        return {
+            path.relative_to(root).as_posix(): path.read_bytes()
+            for path in sorted(root.rglob("*"))
+            if path.is_file()
+            and path.name != "manifest.json"
+            and path.relative_to(root).parts[0] not in ("logs", "runs", "file-hashes.json")
+            and not path.name.startswith(".")
+        }
+
+    return read

@@ -3,8 +3,8 @@
 Reads one JSON object a line: {"wait": PID} answers the exit code (-9 after SIGKILL); anything else
 starts a command and answers its process id. Its "kill" is
 {"at": "module:Class.method", "call": 2, "stage": "tokens", "after": true}: the process sends itself
-SIGKILL at the second call (of that stage's ArtifactWriter), after the call or else before it. Its
-"patch" is {"free": BYTES}: what shutil.disk_usage reports.
+SIGKILL at the second call (of that stage's ArtifactWriter), after the call or else before it; with
+"raises": TEXT it raises RuntimeError(TEXT) there instead. Its "patch" is {"free": BYTES}: what shutil.disk_usage reports.
 """
 
 import importlib
@@ -65,7 +65,7 @@ def run(request: dict[str, Any]) -> None:
     memdec_main(request["arguments"])
 
 
-def arm(at: str, call: int = 1, stage: str = "", after: bool = False) -> None:
+def arm(at: str, call: int = 1, stage: str = "", after: bool = False, raises: str = "") -> None:
     """Make the process kill itself at a call of a function, so that tests hit the exact moment."""
     module, _, path = at.partition(":")
     owner: Any = importlib.import_module(module)
@@ -78,6 +78,8 @@ def arm(at: str, call: int = 1, stage: str = "", after: bool = False) -> None:
         nonlocal calls
         here = not stage or arguments[0].path.parent.name == stage
         calls += here
+        if here and calls == call and raises:
+            raise RuntimeError(raises)
         if here and calls == call and not after:
             os.kill(os.getpid(), signal.SIGKILL)
         result = original(*arguments, **options)

@@ -1,0 +1,213 @@
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+
+from memdec.corpus.windows import make_windows
+from memdec.results.record import parse_record
+
+STAGES = [
+    "base_scores",
+    "datastore",
+    "memory",
+    "memory_scores",
+    "neighbors",
+    "query_neighbors",
+    "targets",
+    "tokens",
+]
+
+
+@pytest.fixture
+def again(finished, tmp_path):
+    """A copy of a finished run, to go on from."""
+    shutil.copytree(finished, tmp_path / "again")
+    return tmp_path / "again"
+
+
+def records(folder):
+    found = {}
+    for path in sorted(folder.glob("artifacts/runs/*/*/record.json")):
+        record = json.loads(path.read_text())
+        found[record["method"]] = record
+    return found
+
+
+def array(folder, stage, name):
+    (path,) = (folder / "artifacts" / stage).glob(f"*/{name}.npy")
+    return np.load(path)
+
+
+def test_one_command_leaves_an_artifact_a_stage_and_a_record_a_method(finished):
+    root = finished / "artifacts"
+    made = {path.parent.parent.name for path in root.glob("*/*/manifest.json")}
+    assert sorted(made) == STAGES
+    assert not list(root.glob("*/.*.part"))
+    assert sorted(records(finished)) == ["base", "knn_lm", "memory_decoder"]
+
+
+def test_the_records_have_the_fields_that_reports_read(finished):
+    for method, record in records(finished).items():
+        parse_record(record, method)
+        assert record["status"] == "complete"
+        assert record["id"].startswith(f"tiny-{method}-s0-")
+        assert (record["experiment"], record["table"], record["scale"]) == ("tiny", "tiny", "smoke")
+        assert {stage["name"] for stage in record["stages"]} >= {"tokens", "base_scores"}
+        assert all(s["seconds"] >= 0 and s["bytes"] > 0 for s in record["stages"])
+        assert record["provenance"]["command"] == "memdec run tiny.yaml"
+        assert record["provenance"]["hardware"]["cores"] >= 1
+        assert record["config"]["knn"]["k"] == 16
+        assert record["budget"]["parameters"] > 0
+    trained = records(finished)["memory_decoder"]
+    assert trained["budget"]["train_tokens"] == 2 * len(array(finished, "datastore", "values"))
+    assert trained["budget"]["flops"] > 0
+    assert len(trained["curves"]["validation"]["step"]) == 2
+    assert trained["generation"]["prompt"] == "The licence"
+    assert sum(len(d["tokens"]) for d in trained["examples"]) == 20
+
+
+def slow_nll(lm, added, alpha):
+    with np.errstate(divide="ignore"):
+        mixed = np.log((1 - alpha) * np.exp(lm.astype(float)) + alpha * np.exp(added.astype(float)))
+    return -mixed.mean()
+
+
+def test_the_numbers_follow_from_the_arrays(finished):
+    base, knn, memory = (records(finished)[name] for name in ("base", "knn_lm", "memory_decoder"))
+    num_bytes = len("".join((finished / "text/test.txt").read_text().split("\n\n")).encode())
+    for split in ("validation", "test"):
+        lm = array(finished, "base_scores", f"{split}_gold_log_probs")
+        assert base["metrics"][f"{split}/num_tokens"] == len(lm)
+        assert base["metrics"][f"{split}/nll"] == pytest.approx(-lm.astype(float).mean())
+        added = array(finished, "memory_scores", f"{split}_gold_log_probs")
+        nll = slow_nll(lm, added, memory["alpha"])
+        assert memory["metrics"][f"{split}/nll"] == pytest.approx(nll, rel=1e-5)
+        assert memory["metrics"][f"{split}/perplexity"] == pytest.approx(math.exp(nll), rel=1e-5)
+    lm = array(finished, "base_scores", "test_gold_log_probs")
+    bits = -lm.astype(float).sum() / math.log(2) / num_bytes
+    assert base["metrics"]["test/bits_per_byte"] == pytest.approx(bits, rel=1e-6)
+    assert knn["tuned"]["temperature"] in (2.0, 8.0)
+    assert 0 < memory["alpha"] < 1  # a word of the held-out text is not in train
+    perplexities = [r["metrics"]["test/perplexity"] for r in (base, knn, memory)]
+    assert perplexities[0] > max(perplexities[1:])
+    curve = memory["curves"]["alpha"]
+    assert curve["alpha"] == [0, 0.25, 0.5, 0.75, 1]
+    assert curve["test/perplexity"][0] == pytest.approx(base["metrics"]["test/perplexity"])
+    assert curve["test/perplexity"][-1] is None  # infinite
+
+
+def test_alpha_is_the_best_on_validation(finished):
+    lm, added = (
+        array(finished, stage, "validation_gold_log_probs")
+        for stage in ("base_scores", "memory_scores")
+    )
+    grid = np.linspace(0, 1, 4001)
+    best = grid[np.argmin([slow_nll(lm, added, a) for a in grid])]
+    assert records(finished)["memory_decoder"]["alpha"] == pytest.approx(best, abs=5e-4)
+
+
+def test_rows_keys_and_targets_belong_to_the_same_positions(finished):
+    tokens = array(finished, "tokens", "train_tokens")
+    values = array(finished, "datastore", "values")
+    assert values.tolist() == tokens[1:].tolist()
+    rows, distances = (array(finished, "neighbors", name) for name in ("rows", "sq_distances"))
+    keys = array(finished, "datastore", "keys").astype(float)
+    starts, ids, probs = (array(finished, "targets", n) for n in ("starts", "token_ids", "probs"))
+    assert rows.shape == (len(values), 24)
+    for row in range(0, len(values), 37):
+        true = ((keys - keys[row]) ** 2).sum(1)
+        true[row] = np.inf
+        order = np.argsort(true, kind="stable")[:24]
+        np.testing.assert_allclose(true[rows[row]], true[order], rtol=1e-4)
+        weights = np.exp(-distances[row, :16].astype(float) / 4.0)
+        wanted = {}
+        for neighbor, weight in zip(rows[row, :16], weights / weights.sum(), strict=True):
+            wanted[int(values[neighbor])] = wanted.get(int(values[neighbor]), 0) + weight
+        part = slice(starts[row], starts[row + 1])
+        stored = dict(zip(ids[part].tolist(), probs[part].tolist(), strict=True))
+        for token, prob in wanted.items():  # float16
+            assert stored.get(token, 0.0) == pytest.approx(prob, rel=2e-3, abs=1e-7)
+
+
+def test_every_window_of_train_was_trained_on(finished):
+    memory = records(finished)["memory_decoder"]
+    num_windows = len(make_windows(len(array(finished, "tokens", "train_tokens")), 32, 16))
+    assert memory["curves"]["validation"]["step"][-1] == 2 * math.ceil(num_windows / 6)
+
+
+def test_the_same_command_again_makes_nothing(again, memdec, contents):
+    before = contents(again)
+    times = {p: p.stat().st_mtime_ns for p in again.glob("artifacts/*/*/*.npy")}
+    first = records(again)
+    ended = memdec("run", "tiny.yaml", cwd=again)
+    assert ended.code == 0, ended.err
+    assert contents(again) == before
+    assert {p: p.stat().st_mtime_ns for p in again.glob("artifacts/*/*/*.npy")} == times
+    for method, record in records(again).items():
+        assert record["metrics"] == first[method]["metrics"]
+        assert record["id"] == first[method]["id"]
+        if record != first[method]:  # made anew by edited sources, all from the same artifacts
+            assert all(stage["reused"] for stage in record["stages"])
+
+
+def test_a_run_says_nothing_on_stderr_and_prints_a_table(again, memdec):
+    shutil.rmtree(again / "artifacts")
+    ended = memdec("run", "tiny.yaml", cwd=again)
+    assert ended.err == ""
+    assert "Memory Decoder" in ended.out
+    assert "kNN-LM" in ended.out
+    assert "report" in ended.out
+
+
+def test_a_moved_corpus_is_the_same_corpus(again, memdec):
+    (again / "moved").mkdir()
+    for name in ("train", "validation", "test"):
+        shutil.move(again / "text" / f"{name}.txt", again / "moved" / f"{name}.md")
+    where = [f"corpus.{s}={again}/moved/{s}.md" for s in ("train", "validation", "test")]
+    before = {p for p in again.glob("artifacts/*/*") if p.parent.name in STAGES}
+    ended = memdec("run", "tiny.yaml", *where, cwd=again)
+    assert ended.code == 0, ended.err
+    assert {p for p in again.glob("artifacts/*/*") if p.parent.name in STAGES} == before
+
+
+def test_a_method_that_breaks_leaves_a_failed_record_and_keeps_the_others(again, memdec):
+    shutil.rmtree(again / "artifacts" / "memory")
+    shutil.rmtree(again / "artifacts" / "runs")
+    broken = {"at": "memdec.models.memory:MemoryDecoder.export", "raises": "no luck"}
+    ended = memdec("run", "tiny.yaml", cwd=again, kill=broken)
+    assert ended.code == 1
+    assert "RuntimeError: no luck" in ended.err
+    found = records(again)
+    assert {name: record["status"] for name, record in found.items()} == {
+        "base": "complete",
+        "knn_lm": "complete",
+        "memory_decoder": "failed",
+    }
+    assert found["memory_decoder"]["error"] == "RuntimeError: no luck"
+    parse_record(found["memory_decoder"], "failed")
+    assert not list((again / "artifacts" / "memory").glob("[!.]*"))
+    ended = memdec("run", "tiny.yaml", cwd=again)
+    assert ended.code == 0, ended.err
+    assert records(again)["memory_decoder"]["status"] == "complete"
+
+
+def test_two_runs_at_once_share_the_work(again, memdec, contents):
+    wanted = contents(again)
+    shutil.rmtree(again / "artifacts")
+    running = [memdec.start("run", "tiny.yaml", cwd=again) for _ in range(2)]
+    ended = [run.wait() for run in running]
+    assert [end.code for end in ended] == [0, 0], ended
+    assert contents(again) == wanted
+    said = "".join(end.err for end in ended)
+    assert all(line.startswith("waiting for ") for line in said.splitlines())
+
+
+def test_data_workers_change_no_byte(again, memdec, contents):
+    wanted = contents(again)
+    for stage in ("memory", "memory_scores"):
+        shutil.rmtree(again / "artifacts" / stage)
+    ended = memdec("run", "tiny.yaml", "trainer.num_workers=2", cwd=again)
+    assert ended.code == 0, ended.err
+    assert contents(again) == wanted
