@@ -12,6 +12,9 @@ LAST_FFN_INPUT = "last_ffn_input"
 class DatastoreConfig:
     """Which hidden state is the key (paper: input of the last block's feed-forward layer)."""
 
+    model: str = "base"
+    """Whose hidden states the keys are: base, dapt (the base fine-tuned on the same text first, as
+    in the paper), or a model of the same tokenizer."""
     layer: str = LAST_FFN_INPUT
     """last_ffn_input, final_hidden, or BLOCK.ffn_input / BLOCK.output with BLOCK from 0."""
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from memdec.errors import ConfigError, DataError, MissingExtraError
+from memdec.checks import check_extra
+from memdec.errors import ConfigError, DataError
 from memdec.models.loading import load_causal_lm
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def solve_rank(per_rank: int, budget: int) -> int:
 
 def add_lora(lm: "PreTrainedModel", rank: int, scale: float, seed: int) -> None:
     """Put adapters that change nothing yet into the model, and freeze all other weights."""
+    check_extra("lora", "lora")
     from peft import LoraConfig
 
     names = _projections(lm)
@@ -62,7 +64,7 @@ def load_lora(path: Path, base: Path, dtype: str, device: torch.device) -> "PreT
     Raises:
         DataError: `path` holds no adapter.
     """
-    check_peft()
+    check_extra("lora", "lora")
     missing = [name for name in ADAPTER_FILES if not (path / name).is_file()]
     if missing:
         raise DataError(
@@ -73,14 +75,6 @@ def load_lora(path: Path, base: Path, dtype: str, device: torch.device) -> "PreT
     lm.load_adapter(str(path))
     nn.Module.to(lm, device)
     return lm.eval()
-
-
-def check_peft() -> None:
-    """Raise MissingExtraError unless peft is installed."""
-    try:
-        import peft  # noqa: F401
-    except ImportError:
-        raise MissingExtraError("method lora needs peft: pip install 'memdec[lora]'.") from None
 
 
 def _projections(lm: nn.Module) -> dict[str, Any]:

@@ -84,8 +84,8 @@ def check_same_tokenizer(
         raise ConfigError(
             f"base {base_name} and memory {memory_name} have different tokenizers "
             f"({base_hash[:8]} and {memory_hash[:8]}), so their tokens cannot be mixed; use the "
-            "base that the memory was trained for (transfer to another vocabulary is a later "
-            "command)."
+            "base that the memory was trained for, or train one for this base with: memdec run "
+            f"EXPERIMENT memory_decoder.init={memory_name} memory_decoder.transfer=copied"
         )
 
 

@@ -72,7 +72,7 @@ def datastore(job: "Job", out: ArtifactWriter, shard: Shard = WHOLE) -> None:
         out,
         stream,
         windows[part.start : part.stop],
-        base_of(job),
+        _key_model(job),
         load_tokenizer_of(job)[1],
         job.experiment.datastore.layer,
         batch_size,
@@ -153,6 +153,21 @@ def rag_scores(job: "Job", out: ArtifactWriter) -> None:
             batch_size=job.experiment.model.batch_size,
         )
     out.info(num_passages=len(passages))
+
+
+def _key_model(job: "Job") -> Any:
+    """Return the model whose hidden states are the keys."""
+    from memdec.models.loading import load_causal_lm, load_tokenizer, pick_device
+    from memdec.models.tokenizer import check_same_tokenizer, tokenizer_hash
+
+    config, name = job.experiment.model, job.experiment.datastore.model
+    if name == "base":
+        return base_of(job)
+    path = job.artifact("dapt").path / "export" if name == "dapt" else job.key_model.path
+    assert path is not None, "only a GGUF file has no directory, and key models are directories"
+    own_hash = tokenizer_hash(load_tokenizer(path))
+    check_same_tokenizer(config.source, load_tokenizer_of(job)[1].hash, name, own_hash)
+    return load_causal_lm(path, config.dtype, pick_device(config.device))
 
 
 def _note_part(out: ArtifactWriter, shard: Shard, rows: range, num_rows: int) -> None:

@@ -67,6 +67,11 @@ class Experiment:
             raise ConfigError(f"methods is empty; choose from {', '.join(METHODS)}.")
         for method in self.methods:
             check_choice("methods", method, METHODS)
+        if "knn_lm" in self.methods and self.datastore.model != "base":
+            raise ConfigError(
+                f"datastore.model is {self.datastore.model!r} but knn_lm searches with the base's "
+                "own keys; take knn_lm out of methods, or set datastore.model to base."
+            )
         if "in_context_rag" in self.methods:
             self.in_context_rag.check_window(self.corpus.block_size)
 

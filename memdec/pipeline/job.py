@@ -14,7 +14,7 @@ from memdec.corpus.config import SPLITS
 from memdec.corpus.sources import describe_source
 from memdec.models.config import ModelConfig
 from memdec.pipeline.experiment import Experiment
-from memdec.pipeline.model_source import ModelSource, find_model
+from memdec.pipeline.model_source import ModelSource, find_directory, find_model
 from memdec.pipeline.shards import Shard
 from memdec.pipeline.stages import STAGES, Stage, required_stages
 
@@ -155,6 +155,9 @@ class Job:
             facts["identity"] = describe_source(corpus, self.hashes.file)
             if corpus.source == "hf":
                 facts["splits"] = [corpus.locator(split) for split in SPLITS]
+        if name == "datastore":
+            own = self.experiment.datastore.model
+            facts["identity"] = own if own in ("base", "dapt") else self.key_model.identity
         if name == "memory" or (name == "lora" and not self.experiment.lora.budget_parameters):
             facts["identity"] = self.init_model.identity if self.init_model else self._init
         return facts
@@ -162,7 +165,14 @@ class Job:
     @cached_property
     def init_model(self) -> ModelSource | None:
         """The model that the memory starts from, when it is neither the base nor from scratch."""
-        return None if self._init in ("base", "scratch") else find_model(self._init, self.hashes)
+        if self._init in ("base", "scratch"):
+            return None
+        return find_directory("memory_decoder.init", self._init, self.hashes)
+
+    @cached_property
+    def key_model(self) -> ModelSource:
+        """The model of the keys, where `datastore.model` names a directory or a hub model."""
+        return find_directory("datastore.model", self.experiment.datastore.model, self.hashes)
 
     @property
     def _init(self) -> str:

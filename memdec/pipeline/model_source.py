@@ -7,6 +7,7 @@ from memdec.artifacts.fingerprint import FileHashes, fingerprint
 from memdec.errors import DataError
 
 EMBEDDED = "smollm2-135m"
+_OTHERS = f", a .gguf file or {EMBEDDED}"
 IDENTITY_SUFFIXES = (".safetensors", ".bin", ".json", ".model", ".txt")
 """Files of a model directory that decide what it computes."""
 
@@ -35,23 +36,34 @@ def find_model(source: str, hashes: FileHashes) -> ModelSource:
     path = Path(source).expanduser()
     if path.is_file() and path.suffix == ".gguf":
         return ModelSource(hashes.file(path), None, gguf=path)
+    return find_directory("model.source", source, hashes)
+
+
+def find_directory(key: str, source: str, hashes: FileHashes) -> ModelSource:
+    """Find a Hugging Face model directory, or get it from the hub, as the setting `key` asks.
+
+    Raises:
+        DataError: It is neither.
+    """
+    path = Path(source).expanduser()
     if not path.is_dir():
-        path = _from_hub(source)
+        path = _from_hub(key, source)
     if not (path / "config.json").is_file():
         raise DataError(
-            f"{path} holds no config.json; model.source wants a Hugging Face model directory, "
-            f"a .gguf file, a hub name or {EMBEDDED}."
+            f"{key}: {path} holds no config.json; give a Hugging Face model directory or a hub "
+            f"name{_OTHERS if key == 'model.source' else ''}."
         )
     return ModelSource(fingerprint(hashes.folder(path, IDENTITY_SUFFIXES)), path)
 
 
-def _from_hub(name: str) -> Path:
+def _from_hub(key: str, name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
         return Path(snapshot_download(name, ignore_patterns=["*.gguf", "*.onnx", "*.msgpack"]))
     except Exception as error:  # the hub client has no common base for its failures
         raise DataError(
-            f"model.source is {name!r}: no such directory or file here, and the model hub did not "
-            f"give it ({type(error).__name__}); give a model directory, a .gguf file or {EMBEDDED}."
+            f"{key} is {name!r}: no such directory or file here, and the model hub did not give it "
+            f"({type(error).__name__}); give a model directory or a hub name"
+            f"{_OTHERS if key == 'model.source' else ''}."
         ) from None

@@ -39,6 +39,11 @@ def _needs(*names: str) -> Callable[[Experiment], tuple[str, ...]]:
     return lambda _: names
 
 
+def _datastore_needs(experiment: Experiment) -> tuple[str, ...]:
+    tuned = ("dapt",) if experiment.datastore.model == "dapt" else ()
+    return ("model", "tokens", *tuned)
+
+
 def _memory_needs(experiment: Experiment) -> tuple[str, ...]:
     always = ("model", "tokens", "base_scores")
     return (*always, "datastore", "targets") if experiment.memory_decoder.beta > 0 else always
@@ -82,15 +87,15 @@ STAGES: dict[str, Stage] = {
         Stage(
             name="base_scores",
             label="scoring validation and test with the base",
-            reads=(*_FORWARD, "corpus.stride", "datastore", "evaluation.top_tokens"),
+            reads=(*_FORWARD, "corpus.stride", "datastore.layer", "evaluation.top_tokens"),
             needs=_needs("model", "tokens"),
             build=builders.base_scores,
         ),
         Stage(
             name="datastore",
             label="encoding the datastore keys",
-            reads=(*_FORWARD, "corpus.train_stride", "datastore"),
-            needs=_needs("model", "tokens"),
+            reads=(*_FORWARD, "corpus.train_stride", "datastore.layer"),
+            needs=_datastore_needs,
             build=builders.datastore,
             merge=merge_rows,
         ),
@@ -120,7 +125,13 @@ STAGES: dict[str, Stage] = {
         Stage(
             name="memory",
             label="training the memory decoder",
-            reads=(*_TRAINING, "memory_decoder.beta", "memory_decoder.vocabulary"),
+            reads=(
+                *_TRAINING,
+                "memory_decoder.beta",
+                "memory_decoder.blocks",
+                "memory_decoder.transfer",
+                "memory_decoder.vocabulary",
+            ),
             needs=_memory_needs,
             build=training_builders.memory,
             resumable=True,

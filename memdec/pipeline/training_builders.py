@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from memdec.artifacts.artifact import ArtifactWriter
+from memdec.errors import ConfigError
 from memdec.methods.config import FineTuneConfig
 from memdec.pipeline.builders import SPLITS, load_tokenizer_of, stream_of, windows_of
 from memdec.training.config import MemoryDecoderConfig, TrainerConfig
@@ -69,11 +70,10 @@ def dapt(job: "Job", out: ArtifactWriter) -> None:
 
 def lora(job: "Job", out: ArtifactWriter) -> None:
     """Train an adapter of the base with the LM loss and export it."""
-    from memdec.models.lora import add_lora, check_peft, parameters_per_rank, solve_rank
+    from memdec.models.lora import add_lora, parameters_per_rank, solve_rank
     from memdec.models.memory import MemoryDecoder, initial_lm
     from memdec.pipeline.model_facts import read_model_facts
 
-    check_peft()
     job.release_models()
     config, seed = job.experiment.lora, job.experiment.seed
     lm = initial_lm(job.model_path, from_scratch=False, seed=seed)
@@ -202,23 +202,38 @@ def _start_of_memory(job: "Job") -> Path:
 def _initial_memory(job: "Job") -> Any:
     import torch
 
-    from memdec.models.loading import load_tokenizer
+    from memdec.models.depth import keep_blocks
     from memdec.models.memory import MemoryDecoder, initial_lm
-    from memdec.models.tokenizer import check_same_tokenizer, tokenizer_hash
 
     experiment, start = job.experiment, _start_of_memory(job)
-    if job.init_model is not None:
-        check_same_tokenizer(
-            experiment.model.source,
-            load_tokenizer_of(job)[1].hash,
-            experiment.memory_decoder.init,
-            tokenizer_hash(load_tokenizer(start)),
-        )
     lm = initial_lm(start, experiment.memory_decoder.init == "scratch", experiment.seed)
+    if experiment.memory_decoder.blocks:
+        keep_blocks(lm, experiment.memory_decoder.blocks)
+    if job.init_model is not None:
+        _fit_vocabulary(job, lm, start)
     if experiment.memory_decoder.vocabulary == "full":
         return MemoryDecoder(lm, None)
     used = np.unique(stream_of(job, "train")).astype(np.int64)
     return MemoryDecoder(lm, torch.from_numpy(used))
+
+
+def _fit_vocabulary(job: "Job", lm: Any, start: Path) -> None:
+    """Give the memory the base's vocabulary, or refuse one that differs."""
+    from memdec.models.loading import load_tokenizer
+    from memdec.models.tokenizer import tokenizer_hash
+    from memdec.models.vocabulary import change_vocabulary
+
+    settings = job.experiment.memory_decoder
+    (tokenizer, rules), own = load_tokenizer_of(job), load_tokenizer(start)
+    if tokenizer_hash(own) == rules.hash:
+        return
+    if settings.transfer == "refuse":
+        raise ConfigError(
+            f"memory_decoder.init {settings.init} has another tokenizer than the base "
+            f"{job.experiment.model.source}; to move it to the base's vocabulary, run again with "
+            "memory_decoder.transfer=copied."
+        )
+    change_vocabulary(lm, own, tokenizer, settings.transfer, job.experiment.seed)
 
 
 def _logger(job: "Job", stage: str) -> Any:

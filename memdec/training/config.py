@@ -15,6 +15,10 @@ class MemoryDecoderConfig:
 
     init: str = "base"
     """Weights to start from: base (the adapted model itself), scratch, or a model directory."""
+    blocks: int = 0
+    """Transformer blocks kept of the starting model, evenly spread; 0 for all."""
+    transfer: str = "refuse"
+    """What an init of another vocabulary gets: refuse, or new rows that are random or copied."""
     beta: float = 0.5
     """Weight of KL(kNN || memory); 1 - beta weighs the cross-entropy. 0 needs no kNN targets."""
     alpha: float | str = "validation"
@@ -24,6 +28,8 @@ class MemoryDecoderConfig:
 
     def __post_init__(self) -> None:
         check_share("memory_decoder.beta", self.beta)
+        check_at_least("memory_decoder.blocks", self.blocks, 0)
+        check_choice("memory_decoder.transfer", self.transfer, ("refuse", "random", "copied"))
         check_choice("memory_decoder.vocabulary", self.vocabulary, ("corpus", "full"))
         check_alpha("memory_decoder.alpha", self.alpha)
 

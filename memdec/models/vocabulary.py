@@ -1,0 +1,66 @@
+"""Move a decoder to another vocabulary: the body stays, embedding and head start anew.
+
+The paper re-initialises both and trains on (Llama-3 from Qwen, 10% of the budget). Rows can also
+be carried over: a token whose text is a token of the old vocabulary gets its row, any other the
+mean of the rows of the pieces that the old tokenizer reads in its text.
+
+Shape legend: V new vocabulary, W old vocabulary, D width.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def change_vocabulary(
+    lm: "PreTrainedModel", old_tokenizer: Any, new_tokenizer: Any, start: str, seed: int
+) -> None:
+    """Give `lm` an embedding and head for the new tokenizer, in place.
+
+    Args:
+        lm: The decoder; its input embedding and output head may be tied.
+        old_tokenizer: What its rows belong to now.
+        new_tokenizer: What they are to belong to.
+        start: random (normal, with the old rows' deviation) or copied.
+        seed: Draws the random rows.
+    """
+    model: Any = lm
+    num_rows = max(new_tokenizer.get_vocab().values()) + 1
+    tables = [lm.get_input_embeddings().weight, lm.get_output_embeddings().weight]
+    tied = tables[0] is tables[1]
+    make_rows = _copied_rows if start == "copied" else _random_rows
+    rows = [
+        make_rows(table.detach(), old_tokenizer, new_tokenizer, num_rows, seed)
+        for table in tables[: 1 if tied else 2]
+    ]
+    model.resize_token_embeddings(num_rows, mean_resizing=False)
+    with torch.no_grad():
+        model.get_input_embeddings().weight.copy_(rows[0])
+        model.get_output_embeddings().weight.copy_(rows[-1])
+    for owner in (lm.config, lm.generation_config):
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            setattr(owner, name, getattr(new_tokenizer, name))
+
+
+def _random_rows(old_WD: Tensor, _: Any, __: Any, num_rows: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(num_rows, old_WD.shape[1], generator=generator) * old_WD.std()
+
+
+def _copied_rows(
+    old_WD: Tensor, old_tokenizer: Any, new_tokenizer: Any, num_rows: int, _: int
+) -> Tensor:
+    # Texts, not token strings, are compared: tokenizers spell a space in different ways.
+    new_ids = sorted(new_tokenizer.get_vocab().values())
+    texts = new_tokenizer.batch_decode([[token] for token in new_ids])
+    pieces = old_tokenizer(texts, add_special_tokens=False)["input_ids"]
+    mean_D = old_WD.mean(0)
+    rows_VD = mean_D.repeat(num_rows, 1)
+    for token, ids in zip(new_ids, pieces, strict=True):
+        if ids:  # one piece: the same text is a token there, and its row is copied as it is
+            rows_VD[token] = old_WD[ids].mean(0)
+    return rows_VD

@@ -1,0 +1,63 @@
+import pytest
+import torch
+
+from memdec.models.loading import load_causal_lm, load_tokenizer
+from memdec.models.vocabulary import change_vocabulary
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def parts(tiny_model):
+    """A Llama, its tokenizer, and the tokenizer (other specials, other ids) it moves to."""
+    lm = load_causal_lm(tiny_model("llama"), "float32", CPU)
+    return lm, load_tokenizer(tiny_model("llama")), load_tokenizer(tiny_model("gemma3"))
+
+
+def test_copied_rows_are_those_of_the_same_text_or_the_mean_of_its_pieces(parts):
+    lm, old, new = parts
+    old_rows = lm.get_input_embeddings().weight.detach().clone()
+    change_vocabulary(lm, old, new, "copied", seed=0)
+    rows = lm.get_input_embeddings().weight
+    same = mean = 0
+    for token in new.get_vocab().values():
+        ids = old(new.decode([token]), add_special_tokens=False)["input_ids"]
+        if not ids:
+            continue
+        torch.testing.assert_close(rows[token], sum(old_rows[i] for i in ids) / len(ids))
+        same, mean = same + (len(ids) == 1), mean + (len(ids) > 1)
+    assert same > 100
+    assert mean > 0
+
+
+def test_the_body_stays_and_a_tied_head_stays_tied(parts):
+    lm, old, new = parts
+    body = [p.clone() for name, p in lm.named_parameters() if "embed" not in name]
+    change_vocabulary(lm, old, new, "random", seed=3)
+    after = [p for name, p in lm.named_parameters() if "embed" not in name]
+    assert all(torch.equal(a, b) for a, b in zip(body, after, strict=True))
+    assert lm.get_input_embeddings().weight is lm.get_output_embeddings().weight
+    assert len(lm.get_input_embeddings().weight) == max(new.get_vocab().values()) + 1
+    assert lm.config.vocab_size == len(lm.get_input_embeddings().weight)
+
+
+def test_random_rows_follow_the_seed_and_the_spread_of_the_old(parts, tiny_model):
+    rows = []
+    for seed in (1, 1, 2):
+        lm = load_causal_lm(tiny_model("llama"), "float32", CPU)
+        spread = lm.get_input_embeddings().weight.std().item()
+        change_vocabulary(lm, parts[1], parts[2], "random", seed)
+        rows.append(lm.get_input_embeddings().weight.detach())
+    assert torch.equal(rows[0], rows[1])
+    assert not torch.equal(rows[0], rows[2])
+    assert rows[0].std().item() == pytest.approx(spread, rel=0.05)
+
+
+def test_apart_embedding_and_head_get_rows_each_of_their_own(tiny_model):
+    lm = load_causal_lm(tiny_model("gemma3"), "float32", CPU)
+    old, new = load_tokenizer(tiny_model("gemma3")), load_tokenizer(tiny_model("llama"))
+    old_head = lm.get_output_embeddings().weight.detach().clone()
+    change_vocabulary(lm, old, new, "copied", seed=0)
+    token = new.get_vocab()["a"]
+    row = old_head[old.get_vocab()["a"]]
+    torch.testing.assert_close(lm.get_output_embeddings().weight[token], row)
