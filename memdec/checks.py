@@ -1,8 +1,12 @@
 """Range checks for configuration values, each with one clear sentence."""
 
 from difflib import get_close_matches
+from importlib.util import find_spec
 
-from memdec.errors import ConfigError
+from memdec.errors import ConfigError, MissingExtraError
+
+EXTRAS = {"lora": "peft", "rag": "bm25s"}
+"""Package that an optional extra installs."""
 
 
 def check_choice(key: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -39,3 +43,11 @@ def check_alpha(key: str, value: float | str) -> None:
             raise ConfigError(f"{key} is {value!r}; allowed: a number in [0, 1], or validation.")
     else:
         check_share(key, value)
+
+
+def check_extra(who: str, extra: str) -> None:
+    """Raise MissingExtraError unless the extra's package is installed."""
+    if find_spec(EXTRAS[extra]) is None:
+        raise MissingExtraError(
+            f"{who} needs the package {EXTRAS[extra]}: pip install 'memdec[{extra}]'."
+        )

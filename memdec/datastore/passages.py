@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memdec.errors import MissingExtraError
+from memdec.checks import check_extra
 
 Tokens = NDArray[np.uint32]
 
@@ -35,7 +35,7 @@ class PassageIndex:
         Raises:
             MissingExtraError: bm25s is not installed.
         """
-        check_bm25s()
+        check_extra("in_context_rag", "rag")
         import bm25s
 
         self._index = bm25s.BM25()
@@ -51,16 +51,6 @@ class PassageIndex:
         scores = self._index.get_scores(words)
         best = int(scores.argmax())
         return best if scores[best] > 0 else -1
-
-
-def check_bm25s() -> None:
-    """Raise MissingExtraError unless bm25s is installed."""
-    try:
-        import bm25s  # noqa: F401
-    except ImportError:
-        raise MissingExtraError(
-            "method in_context_rag needs bm25s: pip install 'memdec[rag]'."
-        ) from None
 
 
 def _words(texts: Sequence[str]) -> Any:

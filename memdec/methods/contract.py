@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memdec.artifacts.artifact import Artifact
+from memdec.checks import check_extra
 
 SPLITS = ("validation", "test")
 
@@ -68,6 +69,13 @@ class Method(ABC):
     """What people call it in a table."""
     stages: ClassVar[tuple[str, ...]]
     """Stages whose artifacts `adapt` reads."""
+    extra: ClassVar[str] = ""
+    """Optional extra of memdec that has to be installed."""
+
+    def check(self) -> None:
+        """Raise MissingExtraError, before any work, when the method's extra is not installed."""
+        if self.extra:
+            check_extra(f"method {self.name}", self.extra)
 
     @abstractmethod
     def adapt(self, inputs: MethodInputs) -> AdaptedLM:

@@ -9,6 +9,7 @@ class InContextRag(Method):
     name = "in_context_rag"
     label = "In-context RAG"
     stages = ("rag_scores",)
+    extra = "rag"
 
     def adapt(self, inputs: MethodInputs) -> AdaptedLM:
         """Return the base's scores behind the passages."""

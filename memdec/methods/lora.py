@@ -9,6 +9,7 @@ class Lora(Method):
     name = "lora"
     label = "LoRA"
     stages = ("lora", "lora_scores")
+    extra = "lora"
 
     def adapt(self, inputs: MethodInputs) -> AdaptedLM:
         """Return the adapted model's own scores."""
