@@ -1,0 +1,207 @@
+"""Rebuild tables, figures, pages and index.html from records: same records, same bytes."""
+
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from memdec.results.figures import Figure, figures_of
+from memdec.results.footer import commits, hardware, origin, seconds
+from memdec.results.paper import load_paper
+from memdec.results.record import Record, load_records
+from memdec.results.specs import TableSpec, load_specs
+from memdec.results.svg import standalone
+from memdec.results.table_formats import (
+    CSV_HEADER,
+    GENERATED,
+    PRINTERS,
+    markdown_text,
+    scale_words,
+)
+from memdec.results.tables import Row, Table, build_tables, generic_spec
+from memdec.results.token_view import TextView, largest_gains, text_views
+
+REPORTS = Path("reports")
+
+
+@dataclass(kw_only=True)
+class Report:
+    """What `build_report` wrote; any problem makes the exit status 2."""
+
+    files: list[Path] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """One spec with its tables and figures."""
+
+    spec: TableSpec
+    tables: list[Table]
+    figures: list[Figure]
+
+    @property
+    def records(self) -> list[Record]:
+        """Records shown, by id."""
+        by_id = {record.id: record for table in self.tables for record in table.records}
+        return [by_id[key] for key in sorted(by_id)]
+
+
+def build_report(
+    records_dir: Path = REPORTS / "records",
+    output_dir: Path = REPORTS,
+    specs_dir: Path | None = None,
+    paper_dir: Path | None = None,
+    only_measured: bool = False,
+) -> Report:
+    """Write tables/, figures/, README.md, index.html and pages below `output_dir`.
+
+    `records_dir` may be a folder of records or of runs. Specs and published numbers come from
+    reports/ here or beside the package; tables that no spec describes get a plain one.
+    `only_measured` leaves out tables without a record.
+
+    Raises:
+        DataError: `records_dir` is not there, or a spec or a paper table is wrong.
+    """
+    records, problems = load_records(records_dir)
+    paper = load_paper(paper_dir or default_folder("paper"))
+    specs = load_specs(specs_dir or default_folder("specs"), paper)
+    lost = [record for record in records if not any(spec.owns(record) for spec in specs)]
+    for name in sorted({record.table for record in lost}):
+        specs.append(generic_spec(name, [record for record in lost if record.table == name]))
+    sections = [_section(spec, build_tables(spec, records, paper)) for spec in specs]
+    if only_measured:
+        sections = [section for section in sections if section.records]
+    texts = _contents(sections, records, problems)
+    written = [_write(output_dir / name, text) for name, text in texts.items()]
+    _remove_stale(output_dir, set(written))
+    return Report(files=written, problems=problems)
+
+
+def default_folder(name: str) -> Path | None:
+    """Return reports/NAME of the current folder, else of the checkout, else None."""
+    for root in (Path(), Path(__file__).parents[2]):
+        folder = root / REPORTS / name
+        if folder.is_dir():
+            return folder
+    return None
+
+
+def headline(table: Table) -> str:
+    """Say in one sentence how the best method compares with the base; empty when none can."""
+    rows = [row for row in table.rows if _mean(row) is not None]
+    base = next((row for row in rows if row.method == "base"), None)
+    better = table.headings[0].column.better if table.headings else "none"
+    if base is None or len(rows) < 2 or better == "none" or len({row.group for row in rows}) > 1:
+        return ""
+    best = (min if better == "lower" else max)(rows, key=lambda row: _mean(row) or 0.0)
+    ours, theirs = _mean(best) or 0.0, _mean(base) or 0.0
+    if best is base or not theirs:
+        return f"No method improved on the base ({theirs:.2f})."
+    change = 100 * (ours / theirs - 1)
+    return f"{best.label}: {ours:.2f} against {theirs:.2f} for the base ({change:+.0f}%)."
+
+
+def _section(spec: TableSpec, tables: list[Table]) -> Section:
+    figures = {figure.name: figure for table in tables for figure in figures_of(table)}
+    return Section(spec=spec, tables=tables, figures=list(figures.values()))
+
+
+def _contents(
+    sections: list[Section], records: list[Record], problems: list[str]
+) -> dict[str, str]:
+    """Return the text of every file, by its path below the output folder."""
+    texts = {}
+    for section in sections:
+        name = section.spec.name
+        for suffix, printer in PRINTERS.items():
+            texts[f"tables/{name}.{suffix}"] = printer(section.tables)
+        for figure in section.figures:
+            texts[f"figures/{figure.name}.svg"] = standalone(figure.svg)
+        if section.spec.page and section.records:
+            texts[f"{name}.md"] = _render("page.md", section=section, **_page(section))
+    shown = {record.id for section in sections for record in section.records}
+    facts: dict[str, Any] = {
+        "sections": sections,
+        "records": [record for record in records if record.id in shown],
+        "texts": text_views(records),
+        "pairs": _pairs(records),
+        "problems": problems,
+    }
+    texts["README.md"] = _render("README.md", **facts)
+    texts["index.html"] = _render("index.html", **facts)
+    return texts
+
+
+def _page(section: Section) -> dict[str, Any]:
+    views: list[TextView] = text_views(section.records)
+    by_id = {record.id: record for record in section.records}
+    chips = [(view, largest_gains(by_id[view.record_id].examples[0], 12)) for view in views[:1]]
+    table = PRINTERS["md"](section.tables)
+    return {"table": table, "chips": chips, "pairs": _pairs(section.records)}
+
+
+def _pairs(records: list[Record]) -> list[Record]:
+    """Return one record with a generated pair per experiment and method."""
+    pairs: dict[tuple[str, str], Record] = {}
+    for record in sorted(records, key=lambda r: (r.experiment, r.method, r.seed)):
+        if record.generation:
+            pairs.setdefault((record.experiment, record.method), record)
+    return list(pairs.values())[:6]
+
+
+def _mean(row: Row) -> float | None:
+    return row.cells[0].cell.mean if row.cells and row.cells[0].cell else None
+
+
+def _render(template: str, **facts: Any) -> str:
+    return str(_environment().get_template(template).render(**facts))
+
+
+@cache
+def _environment() -> Any:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("memdec.results"),
+        autoescape=lambda name: bool(name and name.endswith(".html")),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.globals.update(
+        commits=commits,
+        generated=GENERATED,
+        hardware=hardware,
+        headline=headline,
+        origin=origin,
+        scale_words=scale_words,
+        seconds=seconds,
+        asset=_asset,
+    )
+    environment.filters["md"] = markdown_text
+    return environment
+
+
+def _asset(name: str) -> str:
+    return files("memdec.results").joinpath("templates", name).read_text(encoding="utf-8")
+
+
+def _write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = text.encode()
+    if not path.exists() or path.read_bytes() != content:
+        path.write_bytes(content)
+    return path
+
+
+def _remove_stale(output_dir: Path, written: set[Path]) -> None:
+    """Remove what an earlier build made and this one did not; files of other origin stay."""
+    for folder in ("tables", "figures"):
+        for path in sorted((output_dir / folder).glob("*.*")):
+            head = path.read_bytes()[:200].decode(errors="replace").split("\n", 1)[0]
+            ours = GENERATED in head or head == ",".join(CSV_HEADER)
+            if ours and path not in written:
+                path.unlink()
