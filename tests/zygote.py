@@ -4,7 +4,8 @@ Reads one JSON object a line: {"wait": PID} answers the exit code (-9 after SIGK
 starts a command and answers its process id. Its "kill" is
 {"at": "module:Class.method", "call": 2, "stage": "tokens", "after": true}: the process sends itself
 SIGKILL at the second call (of that stage's ArtifactWriter), after the call or else before it; with
-"raises": TEXT it raises RuntimeError(TEXT) there instead. Its "patch" is {"free": BYTES}: what shutil.disk_usage reports.
+"raises": TEXT it raises RuntimeError(TEXT) there instead. Its "patch" is {"free": BYTES}, what
+shutil.disk_usage then reports.
 """
 
 import importlib

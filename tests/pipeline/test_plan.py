@@ -1,0 +1,104 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+
+from memdec.pipeline.experiment import load_experiment
+from memdec.pipeline.job import Job
+from memdec.pipeline.model_facts import read_model_facts
+from memdec.pipeline.plan import make_plan
+
+STAGES = ("base_scores", "datastore", "query_neighbors", "targets", "memory", "memory_scores")
+
+
+def plans(folder, *overrides):
+    job = Job(load_experiment(folder / "tiny.yaml", list(overrides)), folder / "artifacts")
+    return {plan.name: plan for plan in make_plan(job, STAGES)}
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def test_a_finished_run_is_complete_with_its_true_sizes(finished):
+    for plan in plans(finished).values():
+        assert plan.complete
+        (made,) = (finished / "artifacts" / plan.name).glob("[!.]*")
+        on_disk = sum(
+            p.stat().st_size for p in made.rglob("*") if p.is_file() and p.name != "manifest.json"
+        )
+        assert plan.num_bytes == on_disk
+
+
+def test_what_a_change_makes_anew_is_to_do(finished):
+    found = plans(finished, "knn.temperature=9.0")
+    todo = {name for name, plan in found.items() if not plan.complete}
+    assert todo == {"targets", "memory", "memory_scores"}
+
+
+def test_estimates_are_near_and_above_what_is_then_made(finished, copy):
+    made = plans(finished)
+    stages = [p for p in (copy / "artifacts").iterdir() if p.is_dir() and p.name != "tokens"]
+    for path in stages:
+        shutil.rmtree(path)
+    for name, plan in plans(copy).items():
+        if name == "tokens":
+            continue
+        assert not plan.complete
+        assert plan.num_bytes >= 0.5 * made[name].num_bytes, name
+        assert plan.rows == made[name].rows
+
+
+def test_rows_and_flops_are_the_formula(finished):
+    found = plans(finished)
+    (tokens,) = (finished / "artifacts/tokens").glob("[!.]*")
+    num = {s: len(np.load(tokens / f"{s}_tokens.npy")) for s in ("train", "validation", "test")}
+    settings = json.loads((finished / "tiny.yaml").read_text())
+    facts = read_model_facts(Path(settings["model"]["source"]))
+    assert found["datastore"].rows == num["train"]
+    forward = 2.0 * facts.body_parameters * num["train"] * 32 / 16  # windows overlap
+    assert found["datastore"].flops == pytest.approx(forward)
+    assert found["memory"].flops > 3 * 2 * forward
+    assert found["base_scores"].rows == num["validation"] + num["test"]
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma3", "qwen2"])
+def test_model_facts_are_read_without_loading_the_model(kind, tiny_model):
+    facts = read_model_facts(tiny_model(kind))
+    with safe_open(tiny_model(kind) / "model.safetensors", framework="np") as file:
+        sizes = {name: file.get_tensor(name).size for name in file.keys()}  # noqa: SIM118
+    assert facts.parameters == sum(sizes.values())
+    assert (facts.hidden_size, facts.vocab_size) == (24, 304)
+    embeddings = ("embed_tokens", "wte", "lm_head")
+    outside = sum(n for name, n in sizes.items() if any(e in name for e in embeddings))
+    assert facts.body_parameters == facts.parameters - outside
+    assert facts.num_blocks == (3 if kind in ("llama", "qwen2") else 2)
+
+
+def test_planning_makes_nothing(copy, memdec):
+    shutil.rmtree(copy / "artifacts")
+    ended = memdec("plan", "tiny.yaml", cwd=copy)
+    assert ended.code == 0, ended.err
+    assert "8 stages to do" in ended.out
+    made = [p.name for p in (copy / "artifacts").rglob("*")]
+    assert made in ([], ["file-hashes.json"])
+
+
+def names_in(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_the_plan_says_what_is_complete(finished, memdec):
+    before = names_in(finished / "artifacts")
+    ended = memdec("plan", "tiny.yaml", "memory_decoder.beta=0.9", cwd=finished)
+    assert ended.code == 0, ended.err
+    lines = {line.split()[1]: line for line in ended.out.splitlines() if line.startswith("│")}
+    assert [name for name, line in lines.items() if "to do" in line] == ["memory", "memory_scores"]
+    assert sum("complete" in line for line in lines.values()) == 6
+    assert "2 stages to do" in ended.out
+    assert names_in(finished / "artifacts") == before
