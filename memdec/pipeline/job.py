@@ -158,8 +158,11 @@ class Job:
         if name == "datastore":
             own = self.experiment.datastore.model
             facts["identity"] = own if own in ("base", "dapt") else self.key_model.identity
-        if name == "memory" or (name == "lora" and not self.experiment.lora.budget_parameters):
+        as_large_as_memory = name == "lora" and not self.experiment.lora.budget_parameters
+        if name == "memory" or as_large_as_memory:
             facts["identity"] = self.init_model.identity if self.init_model else self._init
+        if as_large_as_memory:
+            facts["blocks"] = self.experiment.memory_decoder.blocks
         return facts
 
     @cached_property

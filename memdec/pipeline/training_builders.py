@@ -72,13 +72,12 @@ def lora(job: "Job", out: ArtifactWriter) -> None:
     """Train an adapter of the base with the LM loss and export it."""
     from memdec.models.lora import add_lora, parameters_per_rank, solve_rank
     from memdec.models.memory import MemoryDecoder, initial_lm
-    from memdec.pipeline.model_facts import read_model_facts
 
     job.release_models()
     config, seed = job.experiment.lora, job.experiment.seed
     lm = initial_lm(job.model_path, from_scratch=False, seed=seed)
     per_rank = parameters_per_rank(lm)
-    budget = config.budget_parameters or read_model_facts(_start_of_memory(job)).parameters
+    budget = config.budget_parameters or _memory_parameters(job)
     rank = solve_rank(per_rank, budget)
     add_lora(lm, rank, config.scale, seed)
     facts = {"rank": rank, "trained_parameters": rank * per_rank, "budget_parameters": budget}
@@ -215,6 +214,10 @@ def _initial_memory(job: "Job") -> Any:
         return MemoryDecoder(lm, None)
     used = np.unique(stream_of(job, "train")).astype(np.int64)
     return MemoryDecoder(lm, torch.from_numpy(used))
+
+
+def _memory_parameters(job: "Job") -> int:
+    return sum(parameter.numel() for parameter in _initial_memory(job).parameters())
 
 
 def _fit_vocabulary(job: "Job", lm: Any, start: Path) -> None:

@@ -54,5 +54,3 @@ def tiny_experiment(tiny_model, sentences, tmp_path_factory) -> Callable[..., Ex
         return replace(experiment, **changes)
 
     return make
-
-

@@ -31,3 +31,24 @@ def test_every_metric_is_finite_and_every_record_is_json(result):
 def test_only_mixtures_have_an_alpha(result):
     mixtures = {"dapt_memory", "knn_lm", "memory_decoder"}
     assert {r["method"] for r in result.records if r["alpha"] is not None} == mixtures
+
+
+def test_budgets_count_what_is_deployed_and_what_is_trained(result):
+    budgets = {record["method"]: record["budget"] for record in result.records}
+    base = budgets["base"]["parameters"]
+    deployed = {name: budget["parameters"] / base for name, budget in budgets.items()}
+    lora = deployed.pop("lora")
+    assert deployed == {
+        "base": 1,
+        "dapt": 1,
+        "dapt_memory": 2,
+        "knn_lm": 1,
+        "in_context_rag": 1,
+        "memory_decoder": 2,
+    }
+    assert base * (lora - 1) == pytest.approx(budgets["lora"]["trained_parameters"])
+    assert 0 < budgets["lora"]["trained_parameters"] <= base
+    trained = {n for n, b in budgets.items() if b["trained_parameters"]}
+    assert trained == {"dapt", "dapt_memory", "lora", "memory_decoder"}
+    assert len({budgets[name]["train_tokens"] for name in trained}) == 1
+    assert budgets["dapt"]["flops"] == 6 * base * budgets["dapt"]["train_tokens"]
