@@ -13,7 +13,7 @@ SWEEP = {
     "program": "memdec",
     "method": "grid",
     "metric": {"name": "test/perplexity", "goal": "minimize"},
-    # No text of this size has 7,000 rows: that trial fails in the datastore stage.
+    # No text of this size has 7,000 rows: that trial fails.
     "parameters": {"knn.k": {"values": [8, 3, 7000]}, "memory_decoder.beta": {"value": 0.5}},
     "command": ["${env}", "memdec", "run", "tiny.yaml", "logger=wandb", "${args_no_hyphens}"],
 }
