@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from memdec.datastore.search_candidates import Candidates, pack, unpack
+from memdec.datastore.search_candidates import Candidates, unpack
 from memdec.datastore.search_tiles import (
     KeyBlock,
     KeyBlocks,
@@ -22,6 +22,7 @@ from memdec.datastore.search_tiles import (
     TileScratch,
     choose_block_rows,
     mean_key,
+    pick_rows,
 )
 from memdec.errors import ConfigError, DataError
 
@@ -30,6 +31,7 @@ __all__ = ["exact_neighbors", "search_neighbors"]
 Neighbors = tuple[Tensor, Tensor]
 """Row numbers i64 [Q, K] and squared distances f32 [Q, K], nearest first, ties by lower row."""
 
+_SAMPLE_BLOCKS = 2
 _NO_CUTOFF = torch.finfo(torch.float32).min
 
 
@@ -60,7 +62,7 @@ def exact_neighbors(
     lacking = _lacking(nearest_QK)
     if len(lacking):
         own = lacking + rows.start
-        again = _pick(keys_ND, own)
+        again = pick_rows(keys_ND, own)
         nearest_QK[lacking] = search.one_sided(again, own if exclude_self else None, False)
     return unpack(nearest_QK)
 
@@ -89,7 +91,7 @@ def search_neighbors(
     nearest_QK = search.one_sided(queries_QD, None, True, advance)
     lacking = _lacking(nearest_QK)
     if len(lacking):
-        nearest_QK[lacking] = search.one_sided(_pick(queries_QD, lacking), None, False)
+        nearest_QK[lacking] = search.one_sided(pick_rows(queries_QD, lacking), None, False)
     return unpack(nearest_QK)
 
 
@@ -164,23 +166,24 @@ class _Search:
     def _open(self, block: KeyBlock, with_cutoffs: bool = True) -> Candidates:
         """Start the candidates of one block of queries, with cutoffs estimated on the sample."""
         cutoffs_R = torch.full_like(block.half_norms, _NO_CUTOFF)
-        if with_cutoffs and self._sample is not None:
-            closeness = self._scratch.closeness(block, self._sample)
-            torch.maximum(
-                cutoffs_R, closeness.topk(self._sample_rank, 1).values[:, -1], out=cutoffs_R
-            )
+        if with_cutoffs and self._sample:
+            # Copied: the tiles share one room.
+            tiles = [self._scratch.closeness(block, part).clone() for part in self._sample]
+            cutoffs_R = torch.cat(tiles, 1).topk(self._sample_rank, 1).values[:, -1]
         cutoffs_R[block.half_norms.isinf()] = torch.inf
         return Candidates(cutoffs_R, self._k)
 
-    def _draw_sample(self) -> tuple[KeyBlock | None, int]:
-        """Draw one block of random rows; return it and the rank in it that stands for rank k."""
-        size, num_rows = self._blocks.block_rows, self._blocks.num_rows
-        expected = self._k * size / num_rows
+    def _draw_sample(self) -> tuple[list[KeyBlock], int]:
+        """Draw blocks of random rows; return them and the rank among them that stands for k."""
+        num_rows, num_drawn = self._blocks.num_rows, _SAMPLE_BLOCKS * self._blocks.block_rows
+        expected = self._k * num_drawn / num_rows
+        # Five standard deviations above: too few candidates are a matter of one row in a million.
         rank = int(expected + 5 * expected**0.5 + 5)
-        if num_rows < 2 * size or rank > size // 2:
-            return None, 0
-        rows = torch.randperm(num_rows, generator=torch.Generator().manual_seed(0))[:size]
-        return self._blocks.gather(rows.sort().values), rank
+        if num_rows < 2 * num_drawn or rank > num_drawn // 2:
+            return [], 0
+        rows = torch.randperm(num_rows, generator=torch.Generator().manual_seed(0))[:num_drawn]
+        parts = rows.sort().values.split(self._blocks.block_rows)
+        return [self._blocks.pick(part) for part in parts], rank
 
 
 def _collect(
@@ -191,28 +194,17 @@ def _collect(
     left_row: int = 0,
 ) -> None:
     """Hand the pairs of a tile that pass the left, or the right, query's cutoff to the stores."""
-    passing = closeness_RR >= left.cutoffs_R[:, None]
+    size = len(closeness_RR)
+    shift = size.bit_length() - 1
+    flat = closeness_RR.view(-1)
+    pairs_S = (closeness_RR >= left.cutoffs_R[:, None]).view(-1).nonzero()[:, 0]
+    left.add(pairs_S >> shift, flat[pairs_S], (pairs_S & (size - 1)) + right_row)
     if right is not None:
-        passing |= closeness_RR >= right.cutoffs_R
-    pairs_S = passing.view(-1).nonzero()[:, 0]
-    closeness_S = closeness_RR.view(-1)[pairs_S]
-    left_S, right_S = pairs_S // len(closeness_RR), pairs_S % len(closeness_RR)
-    _hand_over(left, left_S, closeness_S, right_S + right_row)
-    if right is not None:
-        order = right_S.to(torch.int16).argsort(stable=True)
-        _hand_over(right, right_S[order], closeness_S[order], left_S[order] + left_row)
-
-
-def _hand_over(store: Candidates, queries_S: Tensor, closeness_S: Tensor, rows_S: Tensor) -> None:
-    """Add the pairs that pass the store's own cutoffs, grouped by query already."""
-    kept = closeness_S >= store.cutoffs_R[queries_S]
-    counts_R = torch.bincount(queries_S[kept], minlength=len(store.cutoffs_R))
-    store.add(pack(closeness_S[kept], rows_S[kept]), counts_R)
+        passing_RR = (closeness_RR >= right.cutoffs_R).T.contiguous()
+        pairs_S = passing_RR.view(-1).nonzero()[:, 0]
+        right_S, left_S = pairs_S >> shift, pairs_S & (size - 1)
+        right.add(right_S, flat[(left_S << shift) | right_S], left_S + left_row)
 
 
 def _lacking(nearest_QK: Tensor) -> Tensor:
     return (unpack(nearest_QK[:, -1])[0] < 0).nonzero()[:, 0]
-
-
-def _pick(keys_ND: Keys, rows: Tensor) -> Keys:
-    return keys_ND[rows if isinstance(keys_ND, Tensor) else rows.numpy()]

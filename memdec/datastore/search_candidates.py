@@ -6,21 +6,11 @@ Shape legend: R queries of a block, K neighbors.
 import torch
 from torch import Tensor
 
-__all__ = ["Candidates", "pack", "unpack"]
+__all__ = ["Candidates", "unpack"]
 
 _EMPTY = torch.iinfo(torch.int64).max
 _TABLE_ENTRIES = 1 << 22
 """Candidates sorted at once: 32 MB."""
-
-
-def pack(closeness: Tensor, rows: Tensor) -> Tensor:
-    """Join squared distance and row number into one integer that sorts by both, i64.
-
-    `closeness` is minus half the squared distance, f32. Non-negative floats sort like their bits.
-    """
-    sq_distances = (closeness * -2).clamp_min_(0)
-    # clamp_min keeps -0.0, whose bits are those of a huge number.
-    return ((sq_distances + 0.0).view(torch.int32).long() << 32) | rows
 
 
 def unpack(packed: Tensor) -> tuple[Tensor, Tensor]:
@@ -45,10 +35,11 @@ class Candidates:
         self._parts: list[tuple[Tensor, Tensor]] = []
         self._num_held = 0
 
-    def add(self, packed: Tensor, counts_R: Tensor) -> None:
-        """Take in packed candidates, grouped by query, with their number per query."""
-        self._parts.append((packed, counts_R))
-        self._num_held += len(packed)
+    def add(self, queries_S: Tensor, closeness_S: Tensor, rows_S: Tensor) -> None:
+        """Take in candidate pairs in the order of their queries."""
+        counts_R = torch.bincount(queries_S, minlength=len(self.cutoffs_R))
+        self._parts.append((_pack(closeness_S, rows_S), counts_R))
+        self._num_held += len(rows_S)
         if self._num_held > self._limit:
             self._shrink()
 
@@ -88,3 +79,14 @@ class Candidates:
         self.cutoffs_R = torch.maximum(self.cutoffs_R, last_R / -2)
         self._parts = [(nearest_RK[held_RK], held_RK.sum(1))]
         self._num_held = len(self._parts[0][0])
+
+
+def _pack(closeness: Tensor, rows: Tensor) -> Tensor:
+    """Join squared distance and row number into one integer that sorts by both, i64.
+
+    `closeness` is minus half the squared distance, f32. Non-negative floats sort like their bits.
+    """
+    sq_distances = (closeness * -2).clamp_min_(0)
+    # clamp_min keeps -0.0, whose bits are those of a huge number.
+    sq_distances += 0.0
+    return (sq_distances.view(torch.int32).long() << 32) | rows

@@ -16,12 +16,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["KeyBlocks", "Keys", "TileScratch", "choose_block_rows"]
+__all__ = [
+    "KeyBlock",
+    "KeyBlocks",
+    "Keys",
+    "TileScratch",
+    "choose_block_rows",
+    "mean_key",
+    "pick_rows",
+]
 
 Keys = NDArray[Any] | Tensor
 """Float rows [N, D] of any precision: a tensor, an array or a memory map."""
 
-_MAX_BLOCK_ROWS = 2048
+_MAX_BLOCK_ROWS = 1024
 _MIN_BLOCK_ROWS = 64
 _NORM_ROWS = 256
 _MEAN_ROWS = 65536
@@ -59,27 +67,27 @@ class KeyBlocks:
         self.num_rows = len(keys_ND)
         self.num_blocks = -(-len(keys_ND) // block_rows)
         self._keys = keys_ND
+        self._half_norms: dict[int, Tensor] = {}
         self._mean = mean_D.to(device)
 
     def block(self, index: int) -> KeyBlock:
         """Return the rows of one block."""
         first = index * self.block_rows
-        return self._make(self._keys[first : first + self.block_rows])
+        keys_RD, num_rows = self._read(self._keys[first : first + self.block_rows])
+        if index not in self._half_norms:
+            self._half_norms[index] = _half_norms(keys_RD, num_rows)
+        return KeyBlock(keys_RD, self._half_norms[index])
 
-    def gather(self, rows: Tensor) -> KeyBlock:
+    def pick(self, rows: Tensor) -> KeyBlock:
         """Return at most R rows picked by number, in the order given."""
-        if isinstance(self._keys, Tensor):
-            return self._make(self._keys[rows.to(self._keys.device)])
-        return self._make(self._keys[rows.cpu().numpy()])
+        keys_RD, num_rows = self._read(pick_rows(self._keys, rows))
+        return KeyBlock(keys_RD, _half_norms(keys_RD, num_rows))
 
-    def _make(self, part: Keys) -> KeyBlock:
-        num_rows = len(part)
+    def _read(self, part: Keys) -> tuple[Tensor, int]:
         keys_RD = self._mean.new_zeros(self.block_rows, part.shape[1])
-        keys_RD[:num_rows] = _as_tensor(part).to(self._mean.device)
-        keys_RD[:num_rows] -= self._mean
-        half_norms_R = _half_norms(keys_RD)
-        half_norms_R[num_rows:] = torch.inf
-        return KeyBlock(keys_RD, half_norms_R)
+        keys_RD[: len(part)] = _as_tensor(part).to(self._mean.device)
+        keys_RD[: len(part)] -= self._mean
+        return keys_RD, len(part)
 
 
 class TileScratch:
@@ -98,10 +106,19 @@ class TileScratch:
         return self._products.sub_(self._half_norms)
 
 
-def _half_norms(keys_RD: Tensor) -> Tensor:
-    """Return half the squared norms as the matrix product rounds them, f32 [R]."""
+def pick_rows(keys_ND: Keys, rows: Tensor) -> Keys:
+    """Return the rows picked by number, in the order given."""
+    if isinstance(keys_ND, Tensor):
+        return keys_ND[rows.to(keys_ND.device)]
+    return keys_ND[rows.cpu().numpy()]
+
+
+def _half_norms(keys_RD: Tensor, num_rows: int) -> Tensor:
+    """Return half the squared norms as matrix products round them, f32 [R]; +inf for padding."""
     parts = keys_RD.split(_NORM_ROWS)
-    return torch.cat([torch.mm(part, part.T).diagonal() for part in parts]) / 2
+    half_norms_R = torch.cat([torch.mm(part, part.T).diagonal() for part in parts]) / 2
+    half_norms_R[num_rows:] = torch.inf
+    return half_norms_R
 
 
 def _as_tensor(part: Keys) -> Tensor:
