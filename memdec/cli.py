@@ -178,12 +178,14 @@ def _generate_verb(verbs: Any) -> None:
 
 
 def _generate(options: Any) -> int:
-    from memdec.checks import check_at_least, check_share
+    from memdec.checks import check_at_least, check_choice, check_share
+    from memdec.models.config import DTYPES
     from memdec.pipeline.job import artifacts_root, model_directory
     from memdec.pipeline.show import show_pair
 
     check_share("--alpha", options.alpha)
     check_at_least("--max-new-tokens", options.max_new_tokens, 1)
+    check_choice("--dtype", options.dtype, DTYPES)
     base = model_directory(options.base, artifacts_root())
     from memdec.models.side_by_side import continue_both
 
