@@ -83,9 +83,10 @@ def datastore(job: "Job", out: ArtifactWriter, shard: Shard = WHOLE) -> None:
 
 def neighbors(job: "Job", out: ArtifactWriter, shard: Shard = WHOLE) -> None:
     """Search the training text, or a shard of its rows, among all of it."""
-    from memdec.datastore.neighbors import build_neighbors
+    from memdec.datastore.neighbors import build_neighbors, check_k
 
     keys, config = job.artifact("datastore").array("keys"), job.experiment
+    check_k(config.knn.k, len(keys))  # a datastore made for a smaller k is reused
     part = shard.of(len(keys))
     build_neighbors(out, keys, config.knn.k_max, part, _device(job))
     _note_part(out, shard, part, len(keys))
@@ -93,12 +94,13 @@ def neighbors(job: "Job", out: ArtifactWriter, shard: Shard = WHOLE) -> None:
 
 def query_neighbors(job: "Job", out: ArtifactWriter) -> None:
     """Search validation and test against the training text."""
-    from memdec.datastore.neighbors import build_query_neighbors
+    from memdec.datastore.neighbors import build_query_neighbors, check_k
 
     scores = job.artifact("base_scores")
     queries = {split: scores.array(f"{split}_keys") for split in SPLITS}
     keys = job.artifact("datastore").array("keys")
-    build_query_neighbors(out, queries, keys, job.experiment.knn.k, _device(job))
+    check_k(job.experiment.knn.k, len(keys))
+    build_query_neighbors(out, queries, keys, job.experiment.knn.k_max, _device(job))
 
 
 def targets(job: "Job", out: ArtifactWriter, shard: Shard = WHOLE) -> None:
