@@ -8,12 +8,14 @@ SIGKILL at the second call (of that stage's ArtifactWriter), after the call or e
 shutil.disk_usage then reports.
 """
 
+import gc
 import importlib
 import json
 import os
 import shutil
 import signal
 import sys
+import traceback
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -36,6 +38,7 @@ def main() -> None:
     sys.path.insert(0, str(Path.cwd()))
     for name in PRELOAD:
         importlib.import_module(name)
+    gc.freeze()  # what is shared with the children stays shared
     for line in sys.stdin:
         request = json.loads(line)
         if "wait" in request:
@@ -43,11 +46,12 @@ def main() -> None:
         else:
             answer = os.fork()
             if answer == 0:
-                run(request)  # leaves by SystemExit
+                os._exit(run(request))  # an orderly end of the interpreter takes two seconds
         print(answer, flush=True)
 
 
-def run(request: dict[str, Any]) -> None:
+def run(request: dict[str, Any]) -> int:
+    """Run the command and return its exit code."""
     folder = Path(request["folder"])
     for descriptor, name in ((1, "out"), (2, "err")):
         file = os.open(folder / name, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
@@ -63,7 +67,17 @@ def run(request: dict[str, Any]) -> None:
     sys.argv = ["memdec", *request["arguments"]]
     from memdec.cli import main as memdec_main
 
-    memdec_main(request["arguments"])
+    try:
+        memdec_main(request["arguments"])
+    except SystemExit as end:
+        return int(end.code or 0)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    raise AssertionError("memdec leaves by SystemExit")
 
 
 def arm(at: str, call: int = 1, stage: str = "", after: bool = False, raises: str = "") -> None:
