@@ -46,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     _sweep_verb(verbs)
     _records_verbs(verbs)
     _generate_verb(verbs)
+    _bench_verb(verbs)
     return parser
 
 
@@ -75,7 +76,7 @@ def _run(options: Any) -> int:
     from memdec.pipeline.tracking import tracked
     from memdec.results.report import build_report
 
-    experiment = load_experiment(options.experiment, options.settings)
+    experiment = load_experiment(options.experiment, [*_sweep_logger(), *options.settings])
     if options.shard:
         print("\n".join(run_shard(experiment, artifacts_root(), parse_shard(options.shard))))
         return 0
@@ -89,6 +90,11 @@ def _run(options: Any) -> int:
         print(f"report: {result.folder / 'report' / 'index.html'}")
         return _say_problems(report.problems)
     return 0
+
+
+def _sweep_logger() -> list[str]:
+    """Send a run's numbers to W&B below `wandb agent`, unless the command names another logger."""
+    return ["logger=wandb"] if "WANDB_SWEEP_ID" in os.environ else []
 
 
 def _rank() -> int:
@@ -200,3 +206,30 @@ def _generate(options: Any) -> int:
     )
     show_pair(options.prompt, *texts)
     return 0
+
+
+def _bench_verb(verbs: Any) -> None:
+    from memdec.bench.config import BenchConfig
+    from memdec.bench.registry import BENCHMARKS
+
+    sizes = BenchConfig()
+    text = f"measure against plain alternatives: {', '.join(BENCHMARKS)}"
+    parser = _verb(verbs, "bench", _bench, text)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="benchmarks; default: all")
+    rows = f"keys to search; default: {sizes.rows}"
+    parser.add_argument("--rows", type=int, default=sizes.rows, help=rows)
+    repeats = f"timings of each side; default: {sizes.repeats}"
+    parser.add_argument("--repeats", type=int, default=sizes.repeats, help=repeats)
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N; default: cpu")
+    parser.add_argument("--keys", default="", help=".npy file of keys; default: made up")
+    parser.add_argument("--model", default="", help="model directory; default: random weights")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="record the figures there")
+
+
+def _bench(options: Any) -> int:
+    from memdec.bench.command import run_bench
+    from memdec.bench.config import BenchConfig
+
+    settings = ("rows", "repeats", "device", "keys", "model")
+    config = BenchConfig(**{name: getattr(options, name) for name in settings})
+    return run_bench(options.names, config, options.output)

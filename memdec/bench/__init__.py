@@ -1,1 +1,1 @@
-"""Benchmarks: each figure a ratio measured in one run. (Owner: the bench helper, see the contract.)"""
+"""Benchmarks: each figure a ratio measured in one run, beside the machine's measured ceiling."""

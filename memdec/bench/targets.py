@@ -1,0 +1,118 @@
+"""Neighbors to sparse targets, against the dense way of the authors' code.
+
+Shape legend: Q rows, K neighbors, V vocabulary, B rows of a dense batch.
+"""
+
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from memdec.bench.child import in_child, peak_extra_bytes
+from memdec.bench.clock import in_turns
+from memdec.bench.config import BenchConfig
+from memdec.bench.figures import Check, Goal, Outcome, bytes_figure, seconds_figure
+from memdec.bench.inputs import make_neighbors
+from memdec.datastore.targets import knn_distribution
+
+TEMPERATURE = 2.0
+DENSE_BATCH = 256
+"""Rows of a dense batch: larger ones were no faster and take more memory."""
+PLAIN = "dense [batch, V], threshold, per-row sort"
+
+Csr = tuple[Tensor, Tensor, Tensor]
+
+
+def run(config: BenchConfig) -> Outcome:
+    """Time both ways on the same rows, compare their numbers, and measure both peaks."""
+    sq_distances_QK, ids_QK = _inputs(config)
+    samples = in_turns(
+        lambda: knn_distribution(sq_distances_QK, ids_QK, TEMPERATURE),
+        lambda: dense_distribution(sq_distances_QK, ids_QK, TEMPERATURE, config.vocab_size),
+        config.repeats,
+        config.device,
+    )
+    ours = knn_distribution(sq_distances_QK, ids_QK, TEMPERATURE)
+    plain = dense_distribution(sq_distances_QK, ids_QK, TEMPERATURE, config.vocab_size)
+    peaks = [in_child("memdec.bench.targets:peak", asdict(config), way) for way in _WAYS]
+    size = f"{config.target_rows:,} rows, k {config.k:,}, V {config.vocab_size:,}"
+    return Outcome(
+        figures=[
+            seconds_figure(
+                f"targets of {size}", samples, PLAIN, goals=(Goal(number=1, limit=1 / 50),)
+            ),
+            bytes_figure(
+                f"peak memory of {size}",
+                peaks[0]["bytes"],
+                peaks[1]["bytes"],
+                PLAIN,
+                goals=(Goal(number=1, of="ours", limit=200e6),),
+            ),
+        ],
+        checks=[compare(ours, plain, config.vocab_size)],
+        notes=[f"{len(ours[1]) / config.target_rows:.0f} stored pairs a row on average"],
+    )
+
+
+def dense_distribution(
+    sq_distances_QK: Tensor, ids_QK: Tensor, temperature: float, vocab_size: int
+) -> Csr:
+    """Do as the authors: scatter into [B, V], scale, mask and sort row by row; CSR as ours."""
+    counts, ids, probs = [0], [], []
+    for first in range(0, len(ids_QK), DENSE_BATCH):
+        part = slice(first, first + DENSE_BATCH)
+        weights_BK = (-sq_distances_QK[part] / temperature).softmax(-1)
+        probs_BV = weights_BK.new_zeros(len(weights_BK), vocab_size)
+        probs_BV.scatter_add_(1, ids_QK[part], weights_BK)
+        probs_BV = torch.nn.functional.normalize(probs_BV, p=1, dim=1)
+        for row_V in probs_BV:
+            found = (row_V > 0).nonzero()[:, 0]
+            order = row_V[found].argsort(descending=True)
+            ids.append(found[order])
+            probs.append(row_V[ids[-1]])
+            counts.append(len(order))
+    return torch.tensor(counts).cumsum(0), torch.cat(ids), torch.cat(probs)
+
+
+def compare(ours: Csr, plain: Csr, vocab_size: int) -> Check:
+    """Compare two results entry by entry, whatever the order of nearly equal probabilities."""
+    difference = 0.0
+    for first in range(0, len(plain[0]) - 1, DENSE_BATCH):
+        gap = _densify(ours, first, vocab_size) - _densify(plain, first, vocab_size)
+        difference = max(difference, gap.abs().max().item())
+    return Check(what="largest difference of a probability", value=difference, limit=1e-6)
+
+
+def _densify(csr: Csr, first: int, vocab_size: int) -> Tensor:
+    starts = csr[0].cpu()[first : first + DENSE_BATCH + 1]
+    counts = starts.diff()
+    entries = slice(int(starts[0]), int(starts[-1]))
+    row = torch.repeat_interleave(torch.arange(len(counts)), counts)
+    dense = torch.zeros(len(counts), vocab_size, dtype=torch.float64)
+    return dense.index_put_((row, csr[1][entries].cpu()), csr[2][entries].cpu().double(), True)
+
+
+def _inputs(config: BenchConfig) -> tuple[Tensor, Tensor]:
+    arrays = make_neighbors(config.target_rows, config.k, config.vocab_size)
+    sq_distances_QK, ids_QK = (torch.from_numpy(array).to(config.device) for array in arrays)
+    return sq_distances_QK, ids_QK
+
+
+_WAYS = ("sparse", "dense")
+
+
+def peak(settings: dict[str, Any], way: str) -> dict[str, int]:
+    """Measure, in a process of its own, the memory that one way takes beside its inputs."""
+    config = BenchConfig(**settings)
+    sq_distances_QK, ids_QK = _inputs(config)
+    vocab_size = config.vocab_size
+    some = slice(0, 8)  # loads libraries and starts threads before the measurement
+    work = {
+        "sparse": lambda rows: knn_distribution(sq_distances_QK[rows], ids_QK[rows], TEMPERATURE),
+        "dense": lambda rows: dense_distribution(
+            sq_distances_QK[rows], ids_QK[rows], TEMPERATURE, vocab_size
+        ),
+    }[way]
+    work(some)
+    return {"bytes": peak_extra_bytes(lambda: work(slice(None)), config.device)}
