@@ -80,7 +80,7 @@ class _TrainingWindows(Dataset[Batch]):
         windows = self._data.train_windows
         chosen = [windows[i] for i in micro.windows]
         batch = make_batch(self._data.train_tokens, chosen, self._data.rules)
-        num_step_tokens = sum(windows[i].end - windows[i].first_scored for i in micro.step_windows)
+        num_step_tokens = self._data.count_tokens(micro.step_windows)
         weight = len(batch.gold_N) / num_step_tokens if micro.counts else 0.0
         item: Batch = {
             "inputs_BT": batch.inputs_BT,
@@ -144,6 +144,20 @@ class MemoryData(lightning.LightningDataModule):
             len(self.train_windows) / self._config.batch_size
         )
         return steps if self._config.max_steps < 0 else min(steps, self._config.max_steps)
+
+    def scored_tokens(self, num_steps: int) -> int:
+        """Return how many tokens the first optimizer steps train on, over all processes."""
+        size = self._config.batch_size
+        order = WindowOrder(len(self.train_windows), size, size, self._seed)  # one pass a step
+        counts: list[int] = []
+        for epoch in range(self._config.max_epochs):
+            order.set_epoch(epoch)
+            counts += [self.count_tokens(micro.step_windows) for micro in order]
+        return sum(counts[:num_steps])
+
+    def count_tokens(self, windows: Sequence[int]) -> int:
+        """Return the scored tokens of some training windows."""
+        return sum(self.train_windows[i].end - self.train_windows[i].first_scored for i in windows)
 
     def train_dataloader(self) -> ResumableLoader:
         """Return shuffled micro-batches of this process."""

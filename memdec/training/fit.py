@@ -131,7 +131,7 @@ def fit_memory(
         out.info(
             steps=trainer.global_step,
             fit_seconds=round(seconds, 1),
-            train_tokens=module.tokens_seen,
+            train_tokens=data.scored_tokens(trainer.global_step),
             parameters=sum(p.numel() for p in memory.parameters()),
             best=module.best(MONITOR),
             **facts,
@@ -173,7 +173,10 @@ def _callbacks(options: TrainerConfig, folder: Path) -> list[Callback]:
     )
     found: list[Callback] = [best, LastCheckpoint(folder / "last.ckpt", options)]
     if options.patience:
-        found.append(EarlyStopping(MONITOR, patience=options.patience))
+        # At the validation itself: a run resumed behind it has no metric at the end of the epoch.
+        found.append(
+            EarlyStopping(MONITOR, patience=options.patience, check_on_train_epoch_end=False)
+        )
     if _is_watched():
         found.append(RichProgressBar())
     return found

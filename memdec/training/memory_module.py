@@ -36,8 +36,6 @@ class MemoryModule(lightning.LightningModule):
         self.memory = memory
         self.history: list[dict[str, float | Tensor]] = []
         """Curves, an entry a micro-batch or validation; tensors stay on their device for now."""
-        self.tokens_seen = 0
-        """Scored tokens of this process so far."""
         self._config = config
         self._options = trainer_config
         self._validate = validate
@@ -53,7 +51,6 @@ class MemoryModule(lightning.LightningModule):
         scale = batch["weight"] * self.trainer.accumulate_grad_batches * self.trainer.world_size
         if batch["counts"]:
             self._log_training(loss, kl, nll)
-            self.tokens_seen += len(hidden_ND)
         return loss * scale
 
     def _targets(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
@@ -130,11 +127,9 @@ class MemoryModule(lightning.LightningModule):
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep curves and counts, so that a resumed run has them whole."""
+        """Keep the curves, so that a resumed run has them whole."""
         checkpoint["history"] = self.history
-        checkpoint["tokens_seen"] = self.tokens_seen
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take curves and counts of the interrupted run."""
+        """Take the curves of the interrupted run."""
         self.history = list(checkpoint["history"])
-        self.tokens_seen = checkpoint["tokens_seen"]

@@ -146,3 +146,21 @@ def test_ranks_validate_each_token_once(data, num_ranks):
 def test_without_targets_there_are_none_in_the_batch(data):
     batch = next(iter(data(targets=None).train_dataloader()))
     assert not {"target_ids_NM", "target_probs_NM"} & set(batch)
+
+
+@pytest.mark.parametrize("micro_batch_size", [1, 2, 4])
+def test_trained_tokens_are_those_of_the_steps_taken(data, micro_batch_size):
+    made = data(micro_batch_size=micro_batch_size, max_epochs=2)
+    assert made.num_steps == 6
+    counts = []
+    for epoch in range(2):
+        loader = made.train_dataloader()
+        loader.sampler.set_epoch(epoch)
+        per_step = {}
+        for micro, batch in zip(loader.sampler, loader, strict=True):
+            key = (epoch, micro.step_windows)
+            per_step[key] = per_step.get(key, 0) + micro.counts * len(batch["gold_N"])
+        counts += per_step.values()
+    for num_steps in range(7):
+        assert made.scored_tokens(num_steps) == sum(counts[:num_steps])
+    assert made.scored_tokens(6) == 2 * (NUM_TOKENS - 1)
