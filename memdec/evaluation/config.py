@@ -15,8 +15,6 @@ class EvaluationConfig:
     """Points of the alpha curve."""
     example_tokens: int = 700
     """Test tokens shown in the report with their gain."""
-    top_tokens: int = 5
-    """Most likely tokens kept for each position of validation and test."""
     prompt: str = ""
     """Text that the base and each generating method continue in the report; empty for none."""
     new_tokens: int = 48
@@ -26,5 +24,4 @@ class EvaluationConfig:
         check_at_least("evaluation.bootstrap_samples", self.bootstrap_samples, 0)
         check_at_least("evaluation.curve_points", self.curve_points, 2)
         check_at_least("evaluation.example_tokens", self.example_tokens, 0)
-        check_at_least("evaluation.top_tokens", self.top_tokens, 1)
         check_at_least("evaluation.new_tokens", self.new_tokens, 1)

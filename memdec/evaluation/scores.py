@@ -21,6 +21,10 @@ from memdec.models.tokenizer import TokenRules
 from memdec.progress import track
 
 
+TOP_TOKENS = 5
+"""Most likely tokens kept for each position, for the page of example text."""
+
+
 @torch.no_grad()
 def score_split(
     out: ArtifactWriter,
@@ -32,7 +36,6 @@ def score_split(
     body: nn.Module,
     head_OD: Tensor,
     output_ids_O: Tensor | None,
-    num_top: int,
     batch_size: int,
     key_layer: str | None,
 ) -> None:
@@ -42,7 +45,7 @@ def score_split(
     """
     num_rows = len(tokens) - 1
     device = head_OD.device
-    num_top = min(num_top, head_OD.shape[0])
+    num_top = min(TOP_TOKENS, head_OD.shape[0])
     gold = out.array(f"{split}_gold_log_probs", (num_rows,), np.float32)
     top_ids = out.array(f"{split}_top_ids", (num_rows, num_top), np.uint32)
     top_log_probs = out.array(f"{split}_top_log_probs", (num_rows, num_top), np.float16)

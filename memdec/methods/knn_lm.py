@@ -3,12 +3,9 @@
 Shape legend: Q queries, K neighbors.
 """
 
-from collections.abc import Mapping
-
 import numpy as np
 from numpy.typing import NDArray
 
-from memdec.artifacts.artifact import Artifact
 from memdec.methods.contract import (
     SPLITS,
     AdaptedLM,
@@ -35,20 +32,21 @@ class KnnLm(Method):
         return AdaptedLM(
             lm=split_scores(inputs.artifacts["base_scores"]),
             candidates=tuple(
-                Candidate(_knn_scores(inputs.artifacts, temperature), {"temperature": temperature})
+                Candidate(_knn_scores(inputs, temperature), {"temperature": temperature})
                 for temperature in temperatures
             ),
             alpha=inputs.config.alpha,
         )
 
 
-def _knn_scores(artifacts: Mapping[str, Artifact], temperature: float) -> Scores:
+def _knn_scores(inputs: MethodInputs, temperature: float) -> Scores:
+    artifacts = inputs.artifacts
     values_N = np.asarray(artifacts["datastore"].array("values"))
     neighbors = artifacts["query_neighbors"]
     return {
         split: gold_knn_log_probs(
-            neighbors.array(f"{split}_rows"),
-            neighbors.array(f"{split}_sq_distances"),
+            neighbors.array(f"{split}_rows")[:, : inputs.k],
+            neighbors.array(f"{split}_sq_distances")[:, : inputs.k],
             values_N,
             np.asarray(artifacts["tokens"].array(f"{split}_tokens")[1:]),
             temperature,

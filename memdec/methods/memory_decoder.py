@@ -1,5 +1,7 @@
 """The Memory Decoder: a trained imitation of the retriever, mixed with the frozen base."""
 
+from pathlib import Path
+
 from memdec.methods.contract import AdaptedLM, Candidate, Method, MethodInputs, split_scores
 
 
@@ -8,17 +10,17 @@ class MemoryDecoderMethod(Method):
 
     name = "memory_decoder"
     label = "Memory Decoder"
-    stages = ("base_scores", "memory", "memory_scores")
+    stages = ("base_scores", "memory_scores")
 
     def adapt(self, inputs: MethodInputs) -> AdaptedLM:
         """Offer the trained memory to the mixture."""
         scores = inputs.artifacts["memory_scores"]
-        memory = inputs.artifacts["memory"]
+        memory = inputs.artifacts.get("memory")  # none where a trained one is plugged in
         return AdaptedLM(
             lm=split_scores(inputs.artifacts["base_scores"]),
             candidates=(Candidate(split_scores(scores)),),
             alpha=inputs.config.alpha,
             top_tokens=scores,
-            memory_path=memory.path / "export",
+            memory_path=memory.path / "export" if memory else Path(inputs.config.trained),
             training=memory,
         )

@@ -53,7 +53,6 @@ def base_scores(job: "Job", out: ArtifactWriter) -> None:
             body=lm,
             head_OD=head_weight(lm),
             output_ids_O=None,
-            num_top=job.experiment.evaluation.top_tokens,
             batch_size=job.experiment.model.batch_size,
             key_layer=job.experiment.datastore.layer,
         )

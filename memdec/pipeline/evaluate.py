@@ -15,15 +15,18 @@ from memdec.methods.contract import SPLITS, AdaptedLM, Method, MethodInputs
 from memdec.pipeline.examples import example_tokens, side_by_side
 from memdec.pipeline.identity import describe
 from memdec.pipeline.job import Job
+from memdec.pipeline.model_facts import read_model_facts
 from memdec.pipeline.plan import model_facts
 
 
 def evaluate(job: Job, method: Method, started: str) -> dict[str, Any]:
     """Make the method's artifacts, choose its mixture on validation, and return its record."""
     stages = (*method.stages, "tokens")
-    artifacts = {name: job.artifact(name) for name in stages}
+    artifacts = {name: job.artifact(name) for name in job.required(stages)}
     section = getattr(job.experiment, method.name, None)
-    adapted = method.adapt(MethodInputs(artifacts=artifacts, config=section))
+    adapted = method.adapt(
+        MethodInputs(artifacts=artifacts, config=section, k=job.experiment.knn.k)
+    )
     settled = settle(adapted)
     experiment = job.experiment
     record = describe(job, method) | {
@@ -114,6 +117,8 @@ def _budget(job: Job, method: Method, adapted: AdaptedLM) -> dict[str, float]:
         "flops": 0.0,
         "seconds": sum(run.seconds for run in _stage_runs(job, method)),
     }
+    if adapted.training is None and adapted.memory_path is not None:
+        budget["parameters"] += read_model_facts(adapted.memory_path).parameters
     if adapted.training is not None:
         info = adapted.training.info
         whole = info["parameters"]

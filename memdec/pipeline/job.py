@@ -12,9 +12,10 @@ from memdec.artifacts.fingerprint import FileHashes, fingerprint
 from memdec.artifacts.store import Made, Store
 from memdec.corpus.config import SPLITS
 from memdec.corpus.sources import describe_source
+from memdec.errors import DataError
 from memdec.models.config import ModelConfig
 from memdec.pipeline.experiment import Experiment
-from memdec.pipeline.model_source import ModelSource, find_directory, find_model
+from memdec.pipeline.model_source import IDENTITY_SUFFIXES, ModelSource, find_directory, find_model
 from memdec.pipeline.shards import Shard
 from memdec.pipeline.stages import STAGES, Stage, required_stages
 
@@ -159,6 +160,10 @@ class Job:
             own = self.experiment.datastore.model
             facts["identity"] = own if own in ("base", "dapt") else self.key_model.identity
         as_large_as_memory = name == "lora" and not self.experiment.lora.budget_parameters
+        if name == "memory_scores" and self.plugged_memory is not None:
+            facts["identity"] = self.hashes.folder(
+                self.plugged_memory, (*IDENTITY_SUFFIXES, ".npy")
+            )
         if name == "memory" or as_large_as_memory:
             facts["identity"] = self.init_model.identity if self.init_model else self._init
         if as_large_as_memory:
@@ -176,6 +181,20 @@ class Job:
     def key_model(self) -> ModelSource:
         """The model of the keys, where `datastore.model` names a directory or a hub model."""
         return find_directory("datastore.model", self.experiment.datastore.model, self.hashes)
+
+    @cached_property
+    def plugged_memory(self) -> Path | None:
+        """The export of a trained memory that is plugged in; None where one is trained here."""
+        given = self.experiment.memory_decoder.trained
+        if not given:
+            return None
+        path = Path(given).expanduser()
+        if not (path / "memory.json").is_file():
+            raise DataError(
+                f"memory_decoder.trained: {path} holds no memory.json; give the export folder of "
+                "a memory, artifacts/memory/ID/export."
+            )
+        return path
 
     @property
     def _init(self) -> str:

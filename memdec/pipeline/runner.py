@@ -45,7 +45,7 @@ def run_experiment(experiment: Experiment, root: Path, rank: int = 0) -> RunResu
         method.check()
     folder = root / "runs" / f"{experiment.name}-{_run_fingerprint(job, methods)}"
     if rank > 0:
-        for stage in (stage for method in methods for stage in method.stages):
+        for stage in job.required(tuple(s for method in methods for s in method.stages)):
             if STAGES[stage].collective:
                 job.artifact(stage)
         return None

@@ -49,6 +49,10 @@ def _memory_needs(experiment: Experiment) -> tuple[str, ...]:
     return (*always, "datastore", "targets") if experiment.memory_decoder.beta > 0 else always
 
 
+def _memory_scores_needs(experiment: Experiment) -> tuple[str, ...]:
+    return ("model", "tokens") if experiment.memory_decoder.trained else ("memory", "tokens")
+
+
 _TEXT = (
     "source document_split text_field package validation_share test_share split_seed max_overlap "
     "max_train_tokens max_validation_tokens max_test_tokens"
@@ -87,7 +91,7 @@ STAGES: dict[str, Stage] = {
         Stage(
             name="base_scores",
             label="scoring validation and test with the base",
-            reads=(*_FORWARD, "corpus.stride", "datastore.layer", "evaluation.top_tokens"),
+            reads=(*_FORWARD, "corpus.stride", "datastore.layer"),
             needs=_needs("model", "tokens"),
             build=builders.base_scores,
         ),
@@ -118,7 +122,7 @@ STAGES: dict[str, Stage] = {
         Stage(
             name="query_neighbors",
             label="searching neighbors of validation and test",
-            reads=("knn.k", "search"),
+            reads=("knn.k_max", "search"),
             needs=_needs("datastore", "base_scores"),
             build=builders.query_neighbors,
         ),
@@ -140,8 +144,8 @@ STAGES: dict[str, Stage] = {
         Stage(
             name="memory_scores",
             label="scoring validation and test with the memory",
-            reads=(*_FORWARD, "corpus.stride", "evaluation.top_tokens"),
-            needs=_needs("memory", "tokens"),
+            reads=(*_FORWARD, "corpus.stride"),
+            needs=_memory_scores_needs,
             build=training_builders.memory_scores,
         ),
         Stage(
@@ -156,7 +160,7 @@ STAGES: dict[str, Stage] = {
         Stage(
             name="dapt_scores",
             label="scoring validation and test with the fine-tuned base",
-            reads=(*_FORWARD, "corpus.stride", "evaluation.top_tokens"),
+            reads=(*_FORWARD, "corpus.stride"),
             needs=_needs("dapt", "tokens"),
             build=training_builders.dapt_scores,
         ),
@@ -172,7 +176,7 @@ STAGES: dict[str, Stage] = {
         Stage(
             name="lora_scores",
             label="scoring validation and test with the adapter",
-            reads=(*_FORWARD, "corpus.stride", "evaluation.top_tokens"),
+            reads=(*_FORWARD, "corpus.stride"),
             needs=_needs("model", "lora", "tokens"),
             build=training_builders.lora_scores,
         ),

@@ -87,12 +87,21 @@ def lora(job: "Job", out: ArtifactWriter) -> None:
 
 def memory_scores(job: "Job", out: ArtifactWriter) -> None:
     """Score validation and test with the memory."""
-    _score_export(job, out, "memory")
+    if job.plugged_memory is None:
+        _score_export(job, out, job.artifact("memory").path / "export")
+        return
+    from memdec.models.memory import read_memory_facts
+    from memdec.models.tokenizer import check_same_tokenizer
+
+    path, own = job.plugged_memory, load_tokenizer_of(job)[1].hash
+    memory_hash = read_memory_facts(path)["tokenizer_hash"]
+    check_same_tokenizer(job.experiment.model.source, own, str(path), memory_hash)
+    _score_export(job, out, path)
 
 
 def dapt_scores(job: "Job", out: ArtifactWriter) -> None:
     """Score validation and test with the fine-tuned base."""
-    _score_export(job, out, "dapt")
+    _score_export(job, out, job.artifact("dapt").path / "export")
 
 
 def lora_scores(job: "Job", out: ArtifactWriter) -> None:
@@ -107,12 +116,11 @@ def lora_scores(job: "Job", out: ArtifactWriter) -> None:
     _score(job, out, MemoryDecoder(lm, None))
 
 
-def _score_export(job: "Job", out: ArtifactWriter, stage: str) -> None:
+def _score_export(job: "Job", out: ArtifactWriter, path: Path) -> None:
     from memdec.models.loading import pick_device
     from memdec.models.memory import load_memory
 
     config = job.experiment.model
-    path = job.artifact(stage).path / "export"
     _score(job, out, load_memory(path, config.dtype, pick_device(config.device)))
 
 
@@ -129,7 +137,6 @@ def _score(job: "Job", out: ArtifactWriter, decoder: "MemoryDecoder") -> None:
             body=decoder.lm,
             head_OD=decoder.head(),
             output_ids_O=decoder.output_ids_O,
-            num_top=job.experiment.evaluation.top_tokens,
             batch_size=job.experiment.model.batch_size,
             key_layer=None,
         )
@@ -247,9 +254,9 @@ def _logger(job: "Job", stage: str) -> Any:
 
         return CSVLogger(folder, name=job.fingerprint(stage), version="")
     if experiment.logger == "wandb":
+        import wandb
         from lightning.pytorch.loggers import WandbLogger
 
-        folder.mkdir(parents=True, exist_ok=True)
         prefix = "" if stage == "memory" else stage  # several methods share one run
-        return WandbLogger(project="memdec", name=experiment.name, save_dir=folder, prefix=prefix)
+        return WandbLogger(experiment=wandb.run, prefix=prefix)  # the run that `tracked` opened
     return False

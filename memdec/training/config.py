@@ -13,6 +13,8 @@ PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true")
 class MemoryDecoderConfig:
     """The small decoder that imitates the kNN retriever, and its share in the mixture."""
 
+    trained: str = ""
+    """Export folder of a trained memory to plug in as it is; empty to train one."""
     init: str = "base"
     """Weights to start from: base (the adapted model itself), scratch, or a model directory."""
     blocks: int = 0

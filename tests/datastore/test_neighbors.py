@@ -46,7 +46,7 @@ def slow_neighbors(queries_QD, keys_ND, k, exclude_self):
 def test_rows_are_searched_against_all_others(out):
     keys_ND = draw_keys(61, seed=1)
     keys_ND[40] = keys_ND[3]  # twins find each other, not themselves
-    build_neighbors(out, keys_ND, 7)
+    build_neighbors(out, keys_ND, 7, range(61), "cpu")
     made = seal(out)
     wanted = slow_neighbors(keys_ND, keys_ND, 7, exclude_self=True)
     assert_found(made.array("rows"), made.array("sq_distances"), wanted)
@@ -56,7 +56,7 @@ def test_rows_are_searched_against_all_others(out):
 
 def test_k_max_stops_at_all_other_rows(out):
     keys_ND = draw_keys(6, seed=2)
-    build_neighbors(out, keys_ND, 1024)
+    build_neighbors(out, keys_ND, 1024, range(6), "cpu")
     made = seal(out)
     assert made.array("rows").tolist() == slow_neighbors(keys_ND, keys_ND, 5, True)[0]
     assert made.info["k_max"] == 5
@@ -65,7 +65,7 @@ def test_k_max_stops_at_all_other_rows(out):
 def test_a_query_may_find_its_own_twin(out):
     keys_ND, validation_QD, test_QD = draw_keys(40, 3), draw_keys(9, 4), draw_keys(11, 5)
     test_QD[2] = keys_ND[2]
-    build_query_neighbors(out, {"validation": validation_QD, "test": test_QD}, keys_ND, 4)
+    build_query_neighbors(out, {"validation": validation_QD, "test": test_QD}, keys_ND, 4, "cpu")
     made = seal(out)
     for split, queries_QD in (("validation", validation_QD), ("test", test_QD)):
         wanted = slow_neighbors(queries_QD, keys_ND, 4, exclude_self=False)

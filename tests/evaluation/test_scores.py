@@ -7,7 +7,7 @@ import torch
 from memdec.artifacts.artifact import ArtifactWriter
 from memdec.corpus.windows import make_windows
 from memdec.datastore.encoder import encode
-from memdec.evaluation.scores import score_split
+from memdec.evaluation.scores import TOP_TOKENS, score_split
 from memdec.models.loading import head_weight, load_causal_lm, load_tokenizer
 from memdec.models.tokenizer import read_token_rules
 
@@ -57,7 +57,6 @@ def test_every_token_gets_its_log_prob_in_its_window(
         body=lm,
         head_OD=head_OD,
         output_ids_O=outputs if restricted else None,
-        num_top=3,
         batch_size=2,
         key_layer="last_ffn_input",
     )
@@ -70,7 +69,7 @@ def test_every_token_gets_its_log_prob_in_its_window(
         wanted_V = slow_log_probs(lm, ids, allowed)
         row = position - 1
         np.testing.assert_allclose(gold_N[row], wanted_V[tokens[position]], atol=1e-4)
-        best = np.argsort(-wanted_V)[:3]
+        best = np.argsort(-wanted_V)[:TOP_TOKENS]
         assert top_NK[row].tolist() == best.tolist()
         np.testing.assert_allclose(  # float16
             made.array("test_top_log_probs")[row], wanted_V[best], rtol=1e-3, atol=1e-3
@@ -94,7 +93,6 @@ def test_without_a_layer_no_keys_are_written(tiny_model, tokens, tmp_path):
         body=lm,
         head_OD=head_weight(lm)[:2],
         output_ids_O=torch.tensor([0, 1]),
-        num_top=5,
         batch_size=4,
         key_layer=None,
     )

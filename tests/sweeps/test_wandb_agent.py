@@ -15,7 +15,7 @@ SWEEP = {
     "metric": {"name": "test/perplexity", "goal": "minimize"},
     # No text of this size has 7,000 rows: that trial fails.
     "parameters": {"knn.k": {"values": [8, 3, 7000]}, "memory_decoder.beta": {"value": 0.5}},
-    "command": ["${env}", "memdec", "run", "tiny.yaml", "logger=wandb", "${args_no_hyphens}"],
+    "command": ["${env}", "memdec", "run", "tiny.yaml", "${args_no_hyphens}"],
 }
 
 
