@@ -15,6 +15,7 @@ from memdec.errors import ConfigError
 from memdec.methods.config import DaptConfig, LoraConfig
 from memdec.pipeline.job import Job
 from memdec.training.config import MemoryDecoderConfig, TrainerConfig
+from memdec.training.memory_module import MemoryModule
 from memdec.training.order import WindowOrder
 
 RATE, CLIP, BATCH, SEED = 0.01, 0.5, 6, 4
@@ -160,3 +161,32 @@ def test_only_the_default_budget_depends_on_the_memory(job, tiny_model):
 def test_settings_out_of_range_are_refused(make, says):
     with pytest.raises(ConfigError, match=says):
         make()
+
+
+@pytest.mark.parametrize("stage", ["dapt", "lora"])
+def test_an_interrupted_training_goes_on_and_comes_to_the_same_end(
+    tiny_experiment, tmp_path, monkeypatch, stage
+):
+    trainer = TrainerConfig(
+        learning_rate=RATE, batch_size=6, micro_batch_size=3, max_epochs=2, accelerator="cpu"
+    )
+    experiment = tiny_experiment("llama", trainer=trainer)
+    whole = Job(experiment, tmp_path / "whole").artifact(stage)
+    validated, calls = MemoryModule.on_validation_epoch_end, []
+
+    def fragile(module):
+        calls.append(module)
+        if len(calls) == 2:
+            raise InterruptedError
+        validated(module)
+
+    monkeypatch.setattr(MemoryModule, "on_validation_epoch_end", fragile)
+    with pytest.raises(InterruptedError):
+        Job(experiment, tmp_path / "killed").artifact(stage)
+    resumed = Job(experiment, tmp_path / "killed").artifact(stage)
+    assert len(calls) == 3  # the first epoch was not trained again
+    names = {path.name for path in (whole.path / "export").iterdir()}
+    assert ("adapter_model.safetensors" in names) == (stage == "lora")
+    for name in names:
+        made = (resumed.path / "export" / name).read_bytes()
+        assert made == (whole.path / "export" / name).read_bytes(), name
