@@ -6,6 +6,7 @@ folder of MEMDEC_ARTIFACTS), where `make demo` finds them, too.
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -71,7 +72,9 @@ def records(downloads, tmp_path_factory):
     assert ended.returncode == 0, ended.stderr
     assert ended.stderr == ""
     paths = root.glob("runs/*/*/record.json")
-    return {path.parent.name: json.loads(path.read_text()) for path in paths}
+    found = {path.parent.name: json.loads(path.read_text()) for path in paths}
+    shutil.rmtree(root)  # a gigabyte of weights
+    return found
 
 
 def test_memory_and_retrieval_improve_held_out_perplexity(records):
@@ -80,7 +83,7 @@ def test_memory_and_retrieval_improve_held_out_perplexity(records):
     )
     assert 5 < base < 40  # a model of this size on English legal text
     assert knn < base
-    assert memory < 0.97 * base
+    assert memory < 0.95 * base
     assert 0 < records["memory_decoder"]["alpha"] < 1
 
 
