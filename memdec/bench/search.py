@@ -141,9 +141,9 @@ def recall(keys_ND: Array, rows_NK: Array, k: int) -> float:
     num_found = 0
     for row in sample_Q:
         sq_distances_N = norms_N + norms_N[row] - 2 * (keys @ keys[row])
-        sq_distances_N[row] = np.inf
+        sq_distances_N[row] = np.inf  # so the row itself never counts
         limit = np.partition(sq_distances_N, k - 1)[k - 1] + ROUNDING * 2 * norms_N[row]
         found = np.unique(rows_NK[row])
-        found = found[(found >= 0) & (found != row)]
+        found = found[found >= 0]
         num_found += min(k, int((sq_distances_N[found] <= limit).sum()))
     return num_found / (k * len(sample_Q))
