@@ -19,7 +19,7 @@ COMMANDS = sorted(
         line.strip("# ").strip()
         for text in (README, *HEADERS)
         for line in text.splitlines()
-        if re.match(r"(#| ) +memdec ", line)
+        if re.match(r"(#   |    )memdec ", line)
     }
 )
 LINKED = ("experiments/", "sweeps/", "reports/", "memdec/", "tests/", "Makefile")
