@@ -15,7 +15,9 @@ from memdec.errors import ConfigError, DataError
 
 def outcome(difference=0.0):
     goal = Goal(number=2, limit=0.6)
-    made = Figure(name="search [batch]", unit="s", ours=3.0, plain=4.0, plain_is="slow", goals=(goal,))
+    made = Figure(
+        name="search [batch]", unit="s", ours=3.0, plain=4.0, plain_is="slow", goals=(goal,)
+    )
     check = Check(what="difference", value=difference, limit=1e-6)
     grid = Grid(title="measured", columns=("stage", "N"), rows=(("encode", 1500),))
     return Outcome(figures=[made], checks=[check], grids=[grid], notes=["a note"])
