@@ -73,7 +73,7 @@ def knn_distribution(
     return starts.to(device), ids.to(device), probs.to(device)
 
 
-def write_targets(  # noqa: PLR0917
+def write_targets(
     out: ArtifactOut,
     rows_NK: Array,
     sq_distances_NK: Array,

@@ -20,7 +20,6 @@ from memdec.models.scoring import score_hidden
 from memdec.models.tokenizer import TokenRules
 from memdec.progress import track
 
-
 TOP_TOKENS = 5
 """Most likely tokens kept for each position, for the page of example text."""
 

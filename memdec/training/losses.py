@@ -23,7 +23,7 @@ _CHUNK_LOGITS = {"cpu": 1 << 23, "cuda": 1 << 27}
 """Logits of one chunk by device type: large enough for full-speed products, small beside a step."""
 
 
-def memory_decoder_loss(  # noqa: PLR0917
+def memory_decoder_loss(
     hidden_ND: Tensor,
     head_VD: Tensor,
     gold_N: Tensor,
@@ -102,7 +102,7 @@ class _FusedHeadLoss(torch.autograd.Function):
     """Chunked loss whose gradients are made in the forward pass and only scaled in the backward."""
 
     @staticmethod
-    def forward(  # noqa: PLR0917
+    def forward(
         ctx: Any,
         hidden_ND: Tensor,
         head_VD: Tensor,

@@ -162,5 +162,7 @@ def test_a_tokenizer_without_a_backend_is_refused():
 
 def test_base_and_memory_with_different_tokenizers_are_refused():
     check_same_tokenizer("base-a", "00ff", "memory-b", "00ff")
-    with pytest.raises(ConfigError, match=r"base-a and memory memory-b .* memory_decoder\.transfer=copied"):
+    with pytest.raises(
+        ConfigError, match=r"base-a and memory memory-b .* memory_decoder\.transfer=copied"
+    ):
         check_same_tokenizer("base-a", "00ff", "memory-b", "11ff")
