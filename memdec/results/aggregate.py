@@ -54,7 +54,9 @@ def aggregate(records: list[Record], column: Column) -> Cell:
         for record in reversed(records)
         if record.complete and number_of(record, column.metric) is not None
     }
-    values = [number_of(runs[seed], column.metric) or 0.0 for seed in sorted(runs)]
+    values = [
+        (number_of(runs[seed], column.metric) or 0.0) * column.factor for seed in sorted(runs)
+    ]
     failed = sum(not record.complete for record in records)
     only = next(iter(runs.values())) if len(runs) == 1 else None
     return Cell(

@@ -40,8 +40,8 @@ def figures_of(table: Table) -> list[Figure]:
         found += [_alpha_curve(table, records) for records in runs]
         found += [_training(table, records) for records in runs]
     for index, heading in ours:
-        for metric, label in (("seconds", "Seconds"), ("parameters", "Parameters")):
-            found.append(_cost(table, index, heading, metric, label))
+        for metric in () if table.spec.curve else ("seconds", "parameters"):
+            found.append(_cost(table, index, heading, metric))
     return [figure for figure in found if figure]
 
 
@@ -56,11 +56,12 @@ def _dots(table: Table, index: int, heading: Heading) -> Figure | None:
         spread = cell.spread or 0.0
         low, high = cell.interval or (mean - spread, mean + spread)
         bars.append((low, mean, high))
-    names = [f"{row.group} {row.label}".strip() for row, _, _ in shown]
+    groups = {row.group for row, _, _ in shown}
+    names = [f"{r.group} {r.label}".strip() if len(groups) > 1 else r.label for r, _, _ in shown]
     x = Axis.around([value for bar in bars for value in bar], heading.label)
     y = Axis(low=-0.6, high=len(shown) - 0.4, label="")
-    left = min(30 + 7.2 * max(map(len, names)), 240)
-    chart = Chart(title=_title(table, heading.label), x=x, y=y, left=left, names=names)
+    left = min(30 + 7.8 * max(map(len, names)), 260)
+    chart = Chart(title=heading.label, x=x, y=y, left=left, names=names)
     for place, ((row, cell, mean), (low, _, high)) in enumerate(zip(shown, bars, strict=True)):
         style = style_of(row.method)
         chart.span((low, place), (high, place), style)
@@ -85,7 +86,7 @@ def _setting_curve(table: Table, index: int, heading: Heading) -> Figure | None:
     label = table.spec.curve.rsplit(".", 1)[-1]
     x = Axis.around(xs, label, log=min(xs) > 0 and max(xs) / min(xs) > 10)
     chart = Chart(
-        title=_title(table, f"{heading.label} over {label}"),
+        title=f"{heading.label}: test perplexity over {label}",
         x=x,
         y=Axis.around([point[1] for point in points], "Test perplexity"),
     )
@@ -112,7 +113,7 @@ def _alpha_curve(table: Table, records: list[Record]) -> Figure | None:
     top = min(max(heights), max(2.2 * lowest, 1.15 * (base or 0.0)))
     y = Axis(low=lowest * 0.94, high=top * 1.03, label="Perplexity")
     chart = Chart(
-        title=_title(table, f"perplexity over alpha, {_run_words(records)}"),
+        title=_title(table, "Perplexity over alpha", records),
         x=Axis(low=0, high=1, label="alpha, the memory's share in the mixture"),
         y=y,
     )
@@ -152,7 +153,7 @@ def _training(table: Table, records: list[Record]) -> Figure | None:
     if not points:
         return None
     chart = Chart(
-        title=_title(table, f"training of {record.name}, {_run_words(records)}"),
+        title=_title(table, f"Training of {record.name}", records),
         x=Axis(low=min(p[0] for p in points), high=max(p[0] for p in points), label="Step"),
         y=Axis.around([p[1] for p in points], "Nats per token"),
     )
@@ -162,7 +163,7 @@ def _training(table: Table, records: list[Record]) -> Figure | None:
     return _figure(table, "training", _run_words(records), chart, "Means over logged steps.")
 
 
-def _cost(table: Table, index: int, heading: Heading, metric: str, label: str) -> Figure | None:
+def _cost(table: Table, index: int, heading: Heading, metric: str) -> Figure | None:
     """Draw perplexity against seconds or parameters, one mark per run."""
     by_id = {record.id: record for record in table.records if record.complete}
     cells = [row.cells[index].cell for row in table.rows]
@@ -176,12 +177,12 @@ def _cost(table: Table, index: int, heading: Heading, metric: str, label: str) -
         return None
     costs = [cost for _, cost, _ in found]
     chart = Chart(
-        title=_title(table, f"{heading.label} against {label.lower()}"),
-        x=Axis.around(costs, label, log=max(costs) / min(costs) > 5),
+        title=f"{heading.label} against {metric}",
+        x=Axis.around(costs, metric.capitalize(), log=max(costs) / min(costs) > 5),
         y=Axis.around([height for _, _, height in found], heading.label),
     )
     for run, cost, height in found:
-        words = f"{run.name}: {height:.2f} at {cost:,.0f} {label.lower()}"
+        words = f"{run.name}: {height:.2f} at {cost:,.0f} {metric}"
         chart.dot((cost, height), style_of(run.method), words)
     methods = {run.method: run.name for run, _, _ in found}
     chart.legend = [(style_of(method), "dot", name) for method, name in methods.items()]
@@ -207,8 +208,9 @@ def _run_words(records: list[Record]) -> str:
     return records[0].experiment
 
 
-def _title(table: Table, words: str) -> str:
-    return f"{table.spec.title}: {words[:1].lower()}{words[1:]}"
+def _title(table: Table, words: str, records: list[Record]) -> str:
+    several = len({record.experiment for record in table.records}) > 1
+    return f"{words}: {_run_words(records)}" if several else words
 
 
 def _anchor(near_right: bool) -> str:

@@ -6,7 +6,7 @@ from memdec.results.record import Record
 _NUM_TOKENS = "test/num_tokens"
 
 
-def notes_of(records: list[Record], paper: PaperTable | None) -> list[str]:
+def notes_of(records: list[Record], papers: list[PaperTable]) -> list[str]:
     """Return the remarks that a reader needs before comparing numbers."""
     notes = []
     if any(other.seed != record.seed for record in records for other in records[:1]):
@@ -20,7 +20,7 @@ def notes_of(records: list[Record], paper: PaperTable | None) -> list[str]:
     dirty = [record.id for record in records if record.provenance.dirty]
     if dirty:
         notes.append(f"Made from edited sources: {', '.join(dirty)}.")
-    if paper:
+    for paper in papers:
         notes.append(f"Paper: {paper.source}, {paper.title} [{paper.certainty}].")
         notes += paper.notes
     return notes

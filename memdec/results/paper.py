@@ -33,6 +33,13 @@ class PaperTable:
         return self.rows[row][self.columns.index(column)]
 
 
+def published(tables: dict[str, PaperTable], table: str, row: str, column: str) -> float | None:
+    """Return the number at `row` (or TABLE:ROW) and `column`, or None where there is none."""
+    other, colon, key = row.rpartition(":")
+    found = tables.get(other if colon else table)
+    return found.value(key, column) if found else None
+
+
 def load_paper(folder: Path | None) -> dict[str, PaperTable]:
     """Read every table of `folder`, by id.
 

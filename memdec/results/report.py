@@ -19,7 +19,7 @@ from memdec.results.table_formats import (
     markdown_text,
     scale_words,
 )
-from memdec.results.tables import Row, Table, build_tables, generic_spec
+from memdec.results.tables import Table, build_tables, generic_spec
 from memdec.results.token_view import TextView, largest_gains, text_views
 
 REPORTS = Path("reports")
@@ -73,7 +73,8 @@ def build_report(
     sections = [_section(spec, build_tables(spec, records, paper)) for spec in specs]
     if only_measured:
         sections = [section for section in sections if section.records]
-    texts = _contents(sections, records, problems)
+    others = sorted(path.parent.name for path in output_dir.glob("*/README.md"))
+    texts = _contents(sections, records, problems, others)
     written = [_write(output_dir / name, text) for name, text in texts.items()]
     _remove_stale(output_dir, set(written))
     return Report(files=written, problems=problems)
@@ -88,19 +89,30 @@ def default_folder(name: str) -> Path | None:
     return None
 
 
-def headline(table: Table) -> str:
-    """Say in one sentence how the best method compares with the base; empty when none can."""
-    rows = [row for row in table.rows if _mean(row) is not None]
-    base = next((row for row in rows if row.method == "base"), None)
-    better = table.headings[0].column.better if table.headings else "none"
-    if base is None or len(rows) < 2 or better == "none" or len({row.group for row in rows}) > 1:
+def headlines(table: Table) -> list[str]:
+    """Say for each of our columns how the best method compares with the base, where one can."""
+    texts = [
+        (heading.label, text)
+        for index, heading in enumerate(table.headings)
+        if not heading.is_paper
+        and heading.column.metric == table.spec.metric
+        and (text := _headline(table, index))
+    ]
+    return [text if len(texts) == 1 else f"{label}: {text}" for label, text in texts]
+
+
+def _headline(table: Table, index: int) -> str:
+    means = [(row, cell.mean) for row in table.rows if (cell := row.cells[index].cell)]
+    rows = [(row, mean) for row, mean in means if mean is not None]
+    base = next((mean for row, mean in rows if row.method == "base"), None)
+    better = table.headings[index].column.better
+    if not base or len(rows) < 2 or better == "none" or len({row.group for row, _ in rows}) > 1:
         return ""
-    best = (min if better == "lower" else max)(rows, key=lambda row: _mean(row) or 0.0)
-    ours, theirs = _mean(best) or 0.0, _mean(base) or 0.0
-    if best is base or not theirs:
-        return f"No method improved on the base ({theirs:.2f})."
-    change = 100 * (ours / theirs - 1)
-    return f"{best.label}: {ours:.2f} against {theirs:.2f} for the base ({change:+.0f}%)."
+    best, ours = (min if better == "lower" else max)(rows, key=lambda pair: pair[1])
+    if ours == base:
+        return f"no method improved on the base ({base:.2f})"
+    name = best.label.removeprefix("+ ")
+    return f"{name} {ours:.2f} against {base:.2f} for the base ({100 * (ours / base - 1):+.0f}%)"
 
 
 def _section(spec: TableSpec, tables: list[Table]) -> Section:
@@ -109,7 +121,7 @@ def _section(spec: TableSpec, tables: list[Table]) -> Section:
 
 
 def _contents(
-    sections: list[Section], records: list[Record], problems: list[str]
+    sections: list[Section], records: list[Record], problems: list[str], others: list[str]
 ) -> dict[str, str]:
     """Return the text of every file, by its path below the output folder."""
     texts = {}
@@ -118,16 +130,20 @@ def _contents(
         for suffix, printer in PRINTERS.items():
             texts[f"tables/{name}.{suffix}"] = printer(section.tables)
         for figure in section.figures:
-            texts[f"figures/{figure.name}.svg"] = standalone(figure.svg)
+            texts[f"figures/{figure.name}.svg"] = standalone(figure.svg, GENERATED)
         if section.spec.page and section.records:
             texts[f"{name}.md"] = _render("page.md", section=section, **_page(section))
     shown = {record.id for section in sections for record in section.records}
+    # The texts and pairs of a table with a page of its own go before those of its ablations.
+    pages = {section.spec.name for section in sections if section.spec.page}
+    records = sorted(records, key=lambda record: (record.table not in pages, record.id))
     facts: dict[str, Any] = {
         "sections": sections,
         "records": [record for record in records if record.id in shown],
         "texts": text_views(records),
         "pairs": _pairs(records),
         "problems": problems,
+        "others": others,
     }
     texts["README.md"] = _render("README.md", **facts)
     texts["index.html"] = _render("index.html", **facts)
@@ -151,10 +167,6 @@ def _pairs(records: list[Record]) -> list[Record]:
     return list(pairs.values())[:6]
 
 
-def _mean(row: Row) -> float | None:
-    return row.cells[0].cell.mean if row.cells and row.cells[0].cell else None
-
-
 def _render(template: str, **facts: Any) -> str:
     return str(_environment().get_template(template).render(**facts))
 
@@ -175,7 +187,7 @@ def _environment() -> Any:
         commits=commits,
         generated=GENERATED,
         hardware=hardware,
-        headline=headline,
+        headlines=headlines,
         origin=origin,
         scale_words=scale_words,
         seconds=seconds,

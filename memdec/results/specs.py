@@ -27,7 +27,7 @@ class Selector:
     by: str = ""
     """Field: one row (group, column) for each of its values among the records."""
     paper: str = ""
-    """Key in the paper's table; for rows the method's name stands in."""
+    """Key in the paper's table, or TABLE:KEY; for rows the method's name stands in."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +38,8 @@ class Column(Selector):
     """Key of metrics, or alpha, budget.KEY, tuned.KEY."""
     better: Better | None = None
     digits: int | None = None
+    factor: float = 1.0
+    """Multiplies the number, as 1.0e-6 for a column in millions."""
     interval: bool = False
     """Show the 95% interval of a single run."""
     average: bool = False
@@ -65,8 +67,16 @@ class TableSpec:
     """Id of the paper's table."""
     page: bool = False
     """Also write a page of its own, NAME.md, beside index.html."""
+    order: int = 9
+    """Place in the report; equals by name."""
     curve: str = ""
     """Field that is the horizontal axis when the rows are points of a curve, as in `by`."""
+
+    @property
+    def paper_tables(self) -> list[str]:
+        """Ids of the paper's tables that it quotes."""
+        others = [row.paper.split(":")[0] for row in self.rows if ":" in row.paper]
+        return list(dict.fromkeys(filter(None, [self.paper, *others])))
 
     def owns(self, record: Record) -> bool:
         """Tell whether the record belongs to this table."""
@@ -74,7 +84,7 @@ class TableSpec:
 
 
 def load_specs(folder: Path | None, paper: dict[str, PaperTable]) -> list[TableSpec]:
-    """Read every spec of `folder`, sorted by file name.
+    """Read every spec of `folder`, in the order of the report.
 
     Raises:
         DataError: Unknown key, wrong type, unknown field, or a paper table that is not there.
@@ -84,15 +94,16 @@ def load_specs(folder: Path | None, paper: dict[str, PaperTable]) -> list[TableS
         spec: TableSpec = from_plain(TableSpec, read_yaml(path), str(path), strict=True)
         if spec.name != path.stem:
             raise DataError(f"{path}: name is {spec.name!r}; it must be the file's, {path.stem!r}.")
-        if spec.paper and spec.paper not in paper:
-            raise DataError(
-                f"{path}: paper is {spec.paper!r}; known tables: {', '.join(sorted(paper))}."
-            )
+        for table in spec.paper_tables:
+            if table not in paper:
+                raise DataError(
+                    f"{path}: paper is {table!r}; known tables: {', '.join(sorted(paper))}."
+                )
         for selector in [*spec.groups, *spec.rows, *spec.columns]:
             for key in [*selector.where, *filter(None, [selector.by, spec.curve])]:
                 _check_field(key, path)
         specs.append(spec)
-    return specs
+    return sorted(specs, key=lambda spec: (spec.order, spec.name))
 
 
 def matches(record: Record, where: dict[str, Any]) -> bool:

@@ -10,7 +10,7 @@ from importlib.resources import files
 
 WIDTH, HEIGHT = 560, 340
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 18, 44, 48
-_CHARACTER = 7.2  # mean width of a 13 px letter
+_CHARACTER = 8.0  # mean width of a 14 px letter
 Point = tuple[float, float]
 
 METHOD_STYLES = {
@@ -164,11 +164,11 @@ class Chart:
         return parts
 
 
-def standalone(svg: str) -> str:
-    """Return a drawing that carries its styles, for a file of its own."""
+def standalone(svg: str, remark: str) -> str:
+    """Return a drawing that carries its styles, for a file of its own that opens with `remark`."""
     css = files("memdec.results").joinpath("templates/figure.css").read_text(encoding="utf-8")
     head, rest = svg.split("\n", 1)
-    return f"{head}\n<style>\n{css}</style>\n{rest}"
+    return f"<!-- {remark} -->\n{head}\n<style>\n{css}</style>\n{rest}"
 
 
 def short(value: float) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 from memdec.results.aggregate import Cell, aggregate, split_variants
 from memdec.results.footer import notes_of
-from memdec.results.paper import PaperTable
+from memdec.results.paper import PaperTable, published
 from memdec.results.record import SCALES, Record
 from memdec.results.specs import Column, Selector, TableSpec, expand, matches
 
@@ -31,6 +31,12 @@ class Printed:
     cell: Cell | None = None
     """None in a column of the paper."""
     published: float | None = None
+
+    @property
+    def halves(self) -> tuple[str, str]:
+        """The number, and what stands behind it: spread, interval, lost runs."""
+        number, _, rest = self.text.partition(" ")
+        return number, rest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,13 +83,13 @@ def build_tables(
     tables = []
     for scale in scales or ["small"]:
         here = [record for record in owned if record.scale == scale]
-        table = _build(spec, here, scale, paper.get(spec.paper))
+        table = _build(spec, here, scale, paper)
         shown = {i for row in table.rows for p in row.cells if p.cell for i in p.cell.ids}
         lost = [record for record in here if record.id not in shown]
         tables.append(replace(table, records=[r for r in here if r.id in shown]))
         if lost:
             other = replace(generic_spec(spec.name, lost), title=f"{spec.title}: other records")
-            tables.append(_build(other, lost, scale, None))
+            tables.append(_build(other, lost, scale, {}))
     return tables
 
 
@@ -100,7 +106,13 @@ def generic_spec(name: str, records: list[Record]) -> TableSpec:
             Column(label="Validation perplexity", metric="validation/perplexity"),
             Column(label="Bits per byte", metric=BITS_PER_BYTE, digits=3),
             Column(label="alpha", metric="alpha", better="none"),
-            Column(label="Parameters", metric="budget.parameters", better="none", digits=0),
+            Column(
+                label="Parameters (M)",
+                metric="budget.parameters",
+                better="none",
+                digits=1,
+                factor=1e-6,
+            ),
             Column(label="Seconds", metric="budget.seconds", better="none", digits=0),
         ],
         page=True,
@@ -130,12 +142,15 @@ class _Layout:
 
     spec: TableSpec
     headings: list[Heading]
-    paper: PaperTable | None
+    paper: dict[str, PaperTable]
+    """Empty at other scales than the paper's, where its numbers compare with nothing."""
 
 
-def _build(spec: TableSpec, records: list[Record], scale: str, paper: PaperTable | None) -> Table:
-    paper = paper if scale == "paper" else None
-    headings = _headings(spec, records, scale, paper)
+def _build(
+    spec: TableSpec, records: list[Record], scale: str, paper: dict[str, PaperTable]
+) -> Table:
+    paper = {key: paper[key] for key in spec.paper_tables} if scale == "paper" else {}
+    headings = _headings(spec, records, scale, bool(paper))
     layout = _Layout(spec=spec, headings=headings, paper=paper)
     rows: list[Row] = []
     for group in expand(spec.groups, records, scale):
@@ -144,12 +159,12 @@ def _build(spec: TableSpec, records: list[Record], scale: str, paper: PaperTable
         for selector in expand(spec.rows, in_group, scale):
             block += _rows(layout, group, selector, in_group)
         rows += _with_best(block, headings)
-    notes = notes_of(records, paper)
+    notes = notes_of(records, list(paper.values()))
     return Table(spec=spec, scale=scale, headings=headings, rows=rows, records=records, notes=notes)
 
 
 def _headings(
-    spec: TableSpec, records: list[Record], scale: str, paper: PaperTable | None
+    spec: TableSpec, records: list[Record], scale: str, with_paper: bool
 ) -> list[Heading]:
     headings = []
     for given in expand(spec.columns, records, scale):
@@ -163,7 +178,7 @@ def _headings(
         if spec.bits_per_byte and not column.average:
             bits = replace(column, metric=BITS_PER_BYTE, digits=3, paper="")
             headings.append(Heading(label=f"{column.label} bits/byte", column=bits))
-        if paper and column.paper:
+        if with_paper and column.paper:
             label = f"paper: {column.label}"
             headings.append(Heading(label=label, column=column, is_paper=True))
     return headings
@@ -182,7 +197,7 @@ def _rows(layout: _Layout, group: Selector, selector: Selector, records: list[Re
     rows = []
     for words, by_id in (variants or {"": {}}).items():
         members = [by_id[record_id] for record_id in sorted(by_id)]
-        cells = [_print(heading, members, key, layout.paper) for heading in layout.headings]
+        cells = [_print(layout, heading, members, key) for heading in layout.headings]
         label = selector.label or method
         rows.append(
             Row(
@@ -197,10 +212,10 @@ def _rows(layout: _Layout, group: Selector, selector: Selector, records: list[Re
     return rows
 
 
-def _print(heading: Heading, records: list[Record], key: str, paper: PaperTable | None) -> Printed:
+def _print(layout: _Layout, heading: Heading, records: list[Record], key: str) -> Printed:
     column = heading.column
     if heading.is_paper:
-        value = paper.value(key, column.paper) if paper else None
+        value = published(layout.paper, layout.spec.paper, key, column.paper)
         return Printed(text=number(value, column.digits), published=value)
     if column.average:
         return Printed(text="-", cell=Cell())

@@ -47,15 +47,15 @@ class TextView:
 
 
 def text_views(records: list[Record]) -> list[TextView]:
-    """Return one text per experiment: the Memory Decoder's when it left one, lowest seed first."""
+    """Return one text per experiment: the Memory Decoder's if there, lowest seed, then as given."""
     order = sorted(
         (record for record in records if record.examples),
-        key=lambda r: (r.experiment, r.method != "memory_decoder", r.seed, r.id),
+        key=lambda r: (r.experiment, r.method != "memory_decoder", r.seed),
     )
     chosen: dict[str, Record] = {}
     for record in order:
         chosen.setdefault(record.experiment, record)
-    views = []
+    views: list[TextView] = []
     for record in chosen.values():
         for example in record.examples:
             if example.tokens and len(views) < _MOST_TEXTS:
@@ -64,9 +64,13 @@ def text_views(records: list[Record]) -> list[TextView]:
 
 
 def largest_gains(example: Example, count: int = _CHIPS) -> list[Chip]:
-    """Return the tokens that the memory made likelier by the largest factors, best first."""
+    """Return the tokens made likelier by the largest factors, best first.
+
+    Only those that the mixture gives a tenth or more: a rare token that stays unlikely says little.
+    """
     tokens = example.tokens
-    order = sorted(range(len(tokens)), key=lambda i: (-gain_of(tokens[i]), i))[:count]
+    likely = [i for i, token in enumerate(tokens) if token.mixture >= math.log(0.1)]
+    order = sorted(likely, key=lambda i: (-gain_of(tokens[i]), i))[:count]
     return [
         Chip(
             index=i,
@@ -96,8 +100,10 @@ def level(gain: float) -> str:
 
 
 def percent(log_prob: float) -> str:
-    """Print a probability for people: 67%, 3.1%, 0.02%."""
+    """Print a probability for people: 67%, 3.1%, 0.02%, <0.01%."""
     share = 100 * math.exp(log_prob)
+    if share < 0.01:
+        return "<0.01%"
     if share >= 10:
         return f"{share:.0f}%"
     return f"{share:.1f}%" if share >= 1 else f"{share:.2g}%"

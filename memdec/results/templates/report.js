@@ -11,8 +11,10 @@
   const visible = (text) => text.replace(/\n/g, "\u21b5").replace(/^ /, "\u2423").replace(/\t/g, "\u21e5") || "(empty)";
   const percent = (share) => {
     const value = 100 * share;
+    if (value < 0.01) return "<0.01%";
     return (value >= 10 ? value.toFixed(0) : value >= 1 ? value.toFixed(1) : value.toPrecision(2)) + "%";
   };
+  const short = (logProb) => (Math.round(100 * logProb) / 100 || 0).toFixed(2);
   const tops = (title, entries, gold) => {
     const box = element("div");
     box.append(element("h4", "", title));
@@ -49,7 +51,7 @@
     change.append(
       "base ", element("b", "", percent(Math.exp(base))), " \u2192 with memory ", element("b", "", percent(Math.exp(mixture))),
       factor >= 1 ? ` (\u00d7${factor.toPrecision(2)}` : ` (\u00f7${(1 / factor).toPrecision(2)}`,
-      `; log p ${base.toFixed(2)} \u2192 ${mixture.toFixed(2)})`,
+      `; log p ${short(base)} \u2192 ${short(mixture)})`,
     );
     const lists = element("div", "tops");
     if (baseTop.length) lists.append(tops("Base expected", baseTop, gold));
@@ -66,6 +68,12 @@
       const index = tokens.indexOf(event.target);
       if (index >= 0) showAt(index);
     };
+    const fromAddress = () => {
+      const index = tokens.findIndex((token) => token.id && location.hash === "#" + token.id);
+      if (index >= 0) showAt(index);
+    };
+    window.addEventListener("hashchange", fromAddress);
+    fromAddress();
     text.addEventListener("pointerover", over);
     text.addEventListener("click", over);
     text.addEventListener("pointerleave", (event) => event.pointerType === "mouse" && hide());
@@ -81,5 +89,5 @@
       requestAnimationFrame(() => requestAnimationFrame(() => showAt(next)));
     });
   }
-  document.addEventListener("pointerdown", (event) => event.target.closest(".text") || hide());
+  document.addEventListener("pointerdown", (event) => event.target.closest(".text, .chips") || hide());
 })();
