@@ -18,6 +18,21 @@ from memdec.training.order import WindowOrder
 EPOCHS, RATE, WARMUP, CLIP = 2, 1e-2, 3, 0.5
 
 
+class GradientNorms(lightning.Callback):
+    """Norm of all gradients at each step, before clipping."""
+
+    def __init__(self):
+        self.found = []
+
+    def on_before_optimizer_step(self, trainer, module, optimizer):
+        self.found.append(total_norm(module.memory))
+
+
+def total_norm(memory):
+    grads = [p.grad for p in memory.parameters() if p.grad is not None]
+    return float(torch.nn.utils.get_total_norm(grads))
+
+
 def train_with_lightning(problem, options, beta):
     memory = problem.memory().double()
     module = MemoryModule(
@@ -27,8 +42,10 @@ def train_with_lightning(problem, options, beta):
         validate=lambda gold_N: {"validation/perplexity": float(gold_N.mean().neg().exp())},
         num_validation_tokens=len(problem.validation) - 1,
     )
+    norms = GradientNorms()
     trainer = lightning.Trainer(
         accelerator="cpu",
+        callbacks=[norms],
         max_epochs=EPOCHS,
         accumulate_grad_batches=options.accumulation,
         gradient_clip_val=options.gradient_clip_norm,
@@ -40,7 +57,7 @@ def train_with_lightning(problem, options, beta):
         use_distributed_sampler=False,
     )
     trainer.fit(module, datamodule=problem.data(options, with_targets=beta > 0))
-    return memory, module
+    return memory, module, norms.found
 
 
 def dense_target(problem, row, beta):
@@ -78,7 +95,7 @@ def train_by_hand(problem, batch_size, beta):
     optimizer = torch.optim.AdamW(memory.parameters(), lr=RATE, weight_decay=0.1)
     windows = make_windows(len(problem.tokens), 9, 5)
     num_steps = EPOCHS * math.ceil(len(windows) / batch_size)
-    losses, step = [], 0
+    losses, norms, step = [], [], 0
     for epoch in range(EPOCHS):
         order = WindowOrder(len(windows), batch_size, batch_size, seed=13)
         order.set_epoch(epoch)
@@ -88,6 +105,7 @@ def train_by_hand(problem, batch_size, beta):
             loss = sum(window_loss(memory, problem, w, beta) for w in chosen) / num_tokens
             optimizer.zero_grad()
             loss.backward()
+            norms.append(total_norm(memory))
             torch.nn.utils.clip_grad_norm_(memory.parameters(), CLIP)
             warm = (step + 1) / (WARMUP + 1)
             cool = (num_steps - step) / (num_steps - WARMUP)
@@ -95,7 +113,7 @@ def train_by_hand(problem, batch_size, beta):
             optimizer.step()
             losses.append(float(loss.detach()))
             step += 1
-    return memory, losses
+    return memory, losses, norms
 
 
 def step_losses(module, problem, options):
@@ -132,10 +150,11 @@ def test_training_is_a_plain_loop_with_dense_targets(problem, batch_size, micro_
         gradient_clip_norm=CLIP,
         max_epochs=EPOCHS,
     )
-    memory, module = train_with_lightning(problem, options, beta)
-    by_hand, losses = train_by_hand(problem, batch_size, beta)
+    memory, module, norms = train_with_lightning(problem, options, beta)
+    by_hand, losses, norms_by_hand = train_by_hand(problem, batch_size, beta)
     # float64 throughout, but for the targets and weights of a batch, which are float32
     assert step_losses(module, problem, options) == pytest.approx(losses, rel=1e-5)
+    assert norms == pytest.approx(norms_by_hand, rel=1e-4)
     assert losses[-1] < losses[0]
     before = problem.memory().double().state_dict()
     for name, weight in memory.state_dict().items():
@@ -146,7 +165,7 @@ def test_training_is_a_plain_loop_with_dense_targets(problem, batch_size, micro_
 
 def test_there_is_one_validation_an_epoch(problem):
     options = TrainerConfig(batch_size=6, micro_batch_size=2, max_epochs=EPOCHS)
-    _, module = train_with_lightning(problem, options, 0.5)
+    _, module, _ = train_with_lightning(problem, options, 0.5)
     validations = [e for e in module.history if "validation/perplexity" in e]
     assert len(validations) == EPOCHS
 
