@@ -5,7 +5,7 @@ With r = p_memory / p_lm - 1 for each gold token:
     nll(alpha)  = nll_lm - mean log(1 + alpha r)
     nll'(alpha) = -mean r / (1 + alpha r)
 
-Shape legend: N tokens, A alphas, G tokens whose factors are multiplied before one logarithm.
+Shape legend: N tokens, A alphas, G groups of tokens that share one logarithm, J powers of alpha.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from memdec.errors import DataError
 GROUP = 8
 LARGEST_GAIN = 80.0  # nats; exp(80) to the 8th power still fits float64
 ALPHA_TOLERANCE = 1e-6
-TOKENS_AT_ONCE = 1 << 17
+TOKENS_AT_ONCE = 1 << 15
 
 
 def best_alpha(
@@ -90,17 +90,20 @@ def alpha_curve(
 
 
 def _usual_gain(gain_N: Tensor, alphas_A: Tensor) -> Tensor:
-    padding = -len(gain_N) % GROUP
-    ratio_GN = torch.nn.functional.pad(gain_N.expm1(), (0, padding)).view(GROUP, -1)
-    gained_A = torch.empty_like(alphas_A)
-    product = torch.empty_like(ratio_GN[0])
-    for i, alpha in enumerate(alphas_A.tolist()):
-        torch.add(torch.ones(()), ratio_GN[0], alpha=alpha, out=product)
-        for ratio in ratio_GN[1:]:
-            # product * (1 + alpha r), without a temporary for the factor
-            product.addcmul_(product, ratio, value=alpha)
-        gained_A[i] = product.log_().sum()
-    return gained_A
+    """Return the sum of log(1 - alpha + alpha g) over tokens for each alpha, g = p_memory / p_lm.
+
+    A product of GROUP factors is a polynomial in Bernstein form, sum_j e_j (1-alpha)^(GROUP-j)
+    alpha^j with e_j the elementary symmetric polynomials of g: all terms are at least 0, so nothing
+    cancels, and one matrix product evaluates all groups at all alphas.
+    """
+    padded = torch.nn.functional.pad(gain_N, (0, -len(gain_N) % GROUP))
+    symmetric_JG = gain_N.new_zeros(GROUP + 1, len(padded) // GROUP)
+    symmetric_JG[0] = 1
+    for i, gain_G in enumerate(padded.exp().view(GROUP, -1)):
+        symmetric_JG[1 : i + 2] += symmetric_JG[: i + 1] * gain_G
+    powers_J = torch.arange(GROUP + 1)
+    weights_AJ = (1 - alphas_A[:, None]) ** (GROUP - powers_J) * alphas_A[:, None] ** powers_J
+    return (weights_AJ @ symmetric_JG).log_().sum(1)
 
 
 def _gains(lm: ArrayLike | Tensor, memory: ArrayLike | Tensor) -> tuple[Tensor, Tensor]:
