@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from memdec.bench.config import BenchConfig
+from memdec.bench.load import Load
 from memdec.bench.record import is_correct, make_entry, record_file, update_record
 from memdec.bench.registry import check_names, run_benchmark
 
@@ -27,8 +28,9 @@ def run_bench(names: Sequence[str], config: BenchConfig, output: Path | None = N
     pick_device(config.device)
     wrong = False
     for name in names:
-        limits = ceiling(config.device)
-        entry = make_entry(config, run_benchmark(name, config), limits)
+        limits, load = ceiling(config.device), Load()
+        outcome = run_benchmark(name, config)
+        entry = make_entry(config, outcome, limits, load.others_share())
         show_entry(name, entry)
         wrong = wrong or not is_correct(entry)
         if file:

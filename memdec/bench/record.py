@@ -15,11 +15,14 @@ from memdec.errors import ConfigError, DataError
 SCHEMA = 1
 
 
-def make_entry(config: BenchConfig, outcome: Outcome, ceiling: dict[str, float]) -> dict[str, Any]:
+def make_entry(
+    config: BenchConfig, outcome: Outcome, ceiling: dict[str, float], others_cpu_share: float
+) -> dict[str, Any]:
     """Return one benchmark's part of the record."""
     return {
         "config": asdict(config),
         "ceiling": ceiling,
+        "others_cpu_share": others_cpu_share,
         "figures": [figure.to_json(ceiling["gemm_gflops"]) for figure in outcome.figures],
         "checks": [check.to_json() for check in outcome.checks],
         "grids": [asdict(grid) for grid in outcome.grids],

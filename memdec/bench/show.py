@@ -102,7 +102,8 @@ def _lines(entry: dict[str, Any]) -> list[str]:
     ceiling = entry["ceiling"]
     lines = [
         f"ceiling: GEMM {ceiling['gemm_gflops']:,.0f} GFLOP/s in float32, "
-        f"copy {ceiling['copy_gb_per_s']:.1f} GB/s (device {entry['config']['device']})"
+        f"copy {ceiling['copy_gb_per_s']:.1f} GB/s (device {entry['config']['device']})",
+        f"other programs took {entry['others_cpu_share']:.0%} of the processor time used meanwhile",
     ]
     for check in entry["checks"]:
         verdict = "ok" if check["passed"] else "WRONG"

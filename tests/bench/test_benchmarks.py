@@ -32,14 +32,14 @@ def test_a_benchmark_runs(name, config, in_process):
     outcome = run_benchmark(name, config)
     assert len(outcome.figures) == {"loss": 6, "targets": 2, "growth": 2}.get(name, 1)
     assert outcome.checks or name == "growth"
-    check_entry(name, make_entry(config, outcome, CEILING))
+    check_entry(name, make_entry(config, outcome, CEILING, 0.25))
 
 
 def test_search_runs_each_side_in_its_own_process(config):
     outcome = run_benchmark("search", config)
     assert [figure.unit for figure in outcome.figures] == ["s", "bytes"]
     assert outcome.figures[0].num_flops == 480 * 480 * 36
-    check_entry("search", make_entry(config, outcome, CEILING))
+    check_entry("search", make_entry(config, outcome, CEILING, 0.25))
 
 
 def test_startup_runs_the_real_command_line(config, monkeypatch, tmp_path):
@@ -49,7 +49,7 @@ def test_startup_runs_the_real_command_line(config, monkeypatch, tmp_path):
     names = [figure.name for figure in outcome.figures]
     assert names == ["memdec --help", "memdec plan", "memdec report"]
     assert "not finished" in outcome.notes[0]
-    check_entry("startup", make_entry(config, outcome, CEILING))
+    check_entry("startup", make_entry(config, outcome, CEILING, 0.25))
 
 
 def test_growth_measures_four_sizes_and_extends_them(config):
@@ -67,7 +67,7 @@ def test_growth_measures_four_sizes_and_extends_them(config):
 
 def test_a_rate_stands_beside_the_ceiling(config, in_process):
     outcome = run_benchmark("loss", config)
-    entry = make_entry(config, outcome, CEILING)
+    entry = make_entry(config, outcome, CEILING, 0.25)
     figure = entry["figures"][1]  # the head alone, V 700: forward and two products backward
     assert figure["gflops"] == pytest.approx(6 * 32 * 36 * 700 / figure["ours"] / 1e9)
     assert figure["share_of_gemm_ceiling"] == pytest.approx(figure["gflops"] / 100)

@@ -6,6 +6,7 @@ from memdec.bench.child import in_child, peak_extra_bytes
 from memdec.bench.clock import in_turns
 from memdec.bench.figures import Figure, Goal, seconds_figure
 from memdec.bench.growth_law import extrapolated_grid, fit_law
+from memdec.bench.load import Load
 from memdec.errors import MemdecError
 
 
@@ -93,3 +94,15 @@ def test_a_peak_of_memory_counts_what_was_let_go():
     assert 58 << 20 <= extra < 64 << 20
     assert len(held) == 10 << 20
     assert peak_extra_bytes(lambda: None) < 4 << 20
+
+
+def test_the_share_of_others_leaves_ours_out(monkeypatch):
+    counters = iter([(100.0, 7.0), (110.0, 15.0)])  # 10 s used by the machine, 8 s by us
+    monkeypatch.setattr("memdec.bench.load._counters", lambda: next(counters))
+    assert Load().others_share() == pytest.approx(0.2)
+
+
+def test_the_share_of_others_is_a_share():
+    load = Load()
+    sum(range(10**6))
+    assert 0 <= load.others_share() <= 1
