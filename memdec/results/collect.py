@@ -6,15 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from memdec.errors import DataError
-from memdec.results.record import (
-    RECORD_FILE,
-    Record,
-    find_records,
-    parse_record,
-    read_facts,
-    read_record,
-    write_plain,
-)
+from memdec.results.loading import RECORD_FILE, find_records
+from memdec.results.record import Record, parse_record, read_facts, read_record, write_plain
 
 RECORDS = Path("reports/records")
 

@@ -3,9 +3,9 @@
 import re
 from dataclasses import dataclass
 
+from memdec.results.printed import Heading, Table, cell_text
 from memdec.results.record import Record
 from memdec.results.svg import Axis, Chart, Point, style_of
-from memdec.results.tables import Heading, Table, cell_text
 
 _MOST_OF_A_KIND = 6
 PERPLEXITY = "test/perplexity"

@@ -13,7 +13,6 @@ from memdec.results.typed import from_plain
 
 SCHEMA = 1
 SCALES = ("paper", "small", "smoke")
-RECORD_FILE = "record.json"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -152,47 +151,6 @@ def write_plain(facts: Any, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(facts, indent=1, ensure_ascii=False, allow_nan=False)
     write_text(path, text + "\n")
-
-
-def find_records(folder: Path) -> list[Path]:
-    """List record files: every record.json of finished runs below `folder`, else its *.json.
-
-    Hidden folders hold unfinished runs and are passed over.
-    """
-    if folder.is_file():
-        return [folder]
-    found = sorted(
-        path
-        for path in folder.rglob(RECORD_FILE)
-        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
-    return found or sorted(path for path in folder.glob("*.json") if path.name[0] != ".")
-
-
-def load_records(folder: Path) -> tuple[list[Record], list[str]]:
-    """Read the records of `folder`, sorted by id; bad ones are named in the second list.
-
-    Raises:
-        DataError: `folder` is not there.
-    """
-    if not folder.exists():
-        raise DataError(f"{folder} is not there; run an experiment, then: memdec collect.")
-    records: dict[str, Record] = {}
-    files: dict[str, Path] = {}
-    problems = []
-    for path in find_records(folder):
-        try:
-            record = read_record(path)
-        except DataError as error:
-            problems.append(str(error))
-            continue
-        if record.id in records:
-            problems.append(
-                f"{path}: id {record.id} is already in {files[record.id]}; delete one of the two."
-            )
-            continue
-        records[record.id], files[record.id] = record, path
-    return [records[key] for key in sorted(records)], problems
 
 
 def _check(record: Record, where: str) -> None:

@@ -8,8 +8,10 @@ from typing import Any
 
 from memdec.results.figures import Figure, figures_of
 from memdec.results.footer import commits, hardware, origin, seconds
+from memdec.results.loading import load_records
 from memdec.results.paper import load_paper
-from memdec.results.record import Record, load_records
+from memdec.results.printed import Table
+from memdec.results.record import Record
 from memdec.results.specs import TableSpec, load_specs
 from memdec.results.svg import standalone
 from memdec.results.table_formats import (
@@ -19,7 +21,7 @@ from memdec.results.table_formats import (
     markdown_text,
     scale_words,
 )
-from memdec.results.tables import Table, build_tables, generic_spec
+from memdec.results.tables import build_tables, generic_spec
 from memdec.results.token_view import TextView, largest_gains, text_views
 
 REPORTS = Path("reports")

@@ -1,73 +1,15 @@
 """From a spec and records to tables that are ready to print."""
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 from memdec.results.aggregate import Cell, aggregate, split_variants
 from memdec.results.footer import notes_of
 from memdec.results.paper import PaperTable, published
+from memdec.results.printed import Heading, Printed, Row, Table, cell_text, number
 from memdec.results.record import SCALES, Record
 from memdec.results.specs import Column, Selector, TableSpec, expand, matches
 
 BITS_PER_BYTE = "test/bits_per_byte"
-PLUS_MINUS = "\u00b1"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Heading:
-    """One printed column: ours, or the paper's."""
-
-    label: str
-    column: Column
-    is_paper: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Printed:
-    """One printed cell: the number, and the text that shows it."""
-
-    text: str
-    best: bool = False
-    cell: Cell | None = None
-    """None in a column of the paper."""
-    published: float | None = None
-
-    @property
-    def halves(self) -> tuple[str, str]:
-        """The number, and what stands behind it: spread, interval, lost runs."""
-        number, _, rest = self.text.partition(" ")
-        return number, rest
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One printed row."""
-
-    group: str
-    label: str
-    method: str
-    """The method behind the row when it is one; it picks the colour."""
-    where: dict[str, Any]
-    """What picked the row's records."""
-    n: str
-    cells: list[Printed]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Table:
-    """One table at one scale."""
-
-    spec: TableSpec
-    scale: str
-    headings: list[Heading]
-    rows: list[Row]
-    records: list[Record]
-    notes: list[str]
-
-    @property
-    def measured(self) -> bool:
-        """Whether it shows at least one record."""
-        return bool(self.records)
 
 
 def build_tables(
@@ -117,23 +59,6 @@ def generic_spec(name: str, records: list[Record]) -> TableSpec:
         ],
         page=True,
     )
-
-
-def number(value: float | None, digits: int | None) -> str:
-    """Print a number, or a dash where there is none."""
-    return "-" if value is None else f"{value:,.{digits}f}"
-
-
-def cell_text(cell: Cell, digits: int | None) -> str:
-    """Print a cell: mean, spread or interval, and how many runs were lost."""
-    if cell.mean is None:
-        return "failed" if cell.failed else "-"
-    text = number(cell.mean, digits)
-    if cell.spread is not None:
-        text += f" {PLUS_MINUS} {number(cell.spread, digits)}"
-    elif cell.interval:
-        text += f" [{number(cell.interval[0], digits)}, {number(cell.interval[1], digits)}]"
-    return f"{text}, {cell.failed} failed" if cell.failed else text
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,8 @@
 """Read plain JSON or YAML data into typed dataclasses, naming the field that does not fit."""
 
 import math
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from collections.abc import Callable
+from dataclasses import MISSING, fields, is_dataclass
 from difflib import get_close_matches
 from functools import cache
 from types import NoneType, UnionType
@@ -9,7 +10,23 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from memdec.errors import DataError
 
+Converter = Callable[[Any], Any]
 _WORDS = {str: "text", int: "a whole number", float: "a finite number", bool: "true or false"}
+
+
+class _Misfit(Exception):  # noqa: N818  (never leaves this module)
+    """A value of the wrong shape; the containers around it add their place on the way out."""
+
+    def __init__(self, words: str, *path: str) -> None:
+        self.words, self.path = words, list(path)
+
+    def within(self, place: str) -> "_Misfit":
+        self.path.insert(0, place)
+        return self
+
+    @property
+    def field(self) -> str:
+        return "".join(self.path).removeprefix(".") or "the content"
 
 
 def from_plain(kind: Any, value: Any, where: str, strict: bool = False) -> Any:
@@ -21,124 +38,133 @@ def from_plain(kind: Any, value: Any, where: str, strict: bool = False) -> Any:
     Raises:
         DataError: A field is missing, unknown or of the wrong type.
     """
-    return _Reader(where, strict).convert(kind, value, "")
+    try:
+        return _converter(kind, strict)(value)
+    except _Misfit as misfit:
+        raise DataError(f"{where}: {misfit.field} {misfit.words}.") from None
 
 
-@dataclass(frozen=True)
-class _Reader:
-    where: str
-    strict: bool
+# Built once per type: a record holds ten thousand values, and reports read hundreds of records.
+@cache
+def _converter(kind: Any, strict: bool) -> Converter:
+    if kind is Any:
+        return lambda value: value
+    if is_dataclass(kind):
+        return _dataclass(kind, strict)
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return _literal(arguments)
+    if origin in (UnionType, Union):
+        inner = _converter(next(a for a in arguments if a is not NoneType), strict)
+        return lambda value: None if value is None else inner(value)
+    containers = {dict: _mapping, list: _list, tuple: _tuple}
+    if origin in containers:
+        return containers[origin]([_converter(argument, strict) for argument in arguments])
+    return _number if kind is float else _scalar(kind)
 
-    def convert(self, kind: Any, value: Any, field: str) -> Any:
-        if kind is Any:
-            return value
-        if is_dataclass(kind):
-            return self._dataclass(kind, value, field)
-        readers = {
-            UnionType: self._optional,
-            Union: self._optional,
-            Literal: self._literal,
-            dict: self._mapping,
-            list: self._list,
-            tuple: self._tuple,
-        }
-        origin = get_origin(kind)
-        if origin in readers:
-            return readers[origin](get_args(kind), value, field)
-        return self._scalar(kind, value, field)
 
-    def _dataclass(self, kind: Any, value: Any, field: str) -> Any:
-        hints = _hints(kind)
-        given = self._check(value, dict, "a mapping", field or "the content")
-        if self.strict:
-            self._refuse_unknown(given, list(hints), field)
-        for name in _required(kind):
+def _dataclass(kind: Any, strict: bool) -> Converter:
+    hints = get_type_hints(kind)
+    converters = {name: _converter(hint, strict) for name, hint in hints.items()}
+    required = [
+        f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING
+    ]
+
+    def convert(value: Any) -> Any:
+        given = _check(value, dict, "a mapping")
+        for name in given if strict else ():
+            if name not in hints:
+                raise _Misfit(_unknown(str(name), list(hints)), f".{name}")
+        for name in required:
             if name not in given:
-                raise DataError(f"{self.where}: {_join(field, name)} is missing.")
-        return kind(
-            **{
-                name: self.convert(hint, given[name], _join(field, name))
-                for name, hint in hints.items()
-                if name in given
-            }
-        )
+                raise _Misfit("is missing", f".{name}")
+        facts = {}
+        for name, convert_field in converters.items():
+            if name in given:
+                try:
+                    facts[name] = convert_field(given[name])
+                except _Misfit as misfit:
+                    raise misfit.within(f".{name}") from None
+        return kind(**facts)
 
-    def _refuse_unknown(self, given: dict[Any, Any], allowed: list[str], field: str) -> None:
-        unknown = [str(key) for key in given if key not in allowed]
-        if unknown:
-            near = get_close_matches(unknown[0], allowed, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise DataError(
-                f"{self.where}: unknown key {_join(field, unknown[0])!r}; {hint}"
-                f"allowed: {', '.join(allowed)}."
-            )
+    return convert
 
-    def _optional(self, kinds: tuple[Any, ...], value: Any, field: str) -> Any:
-        if value is None and NoneType in kinds:
-            return None
-        return self.convert(next(kind for kind in kinds if kind is not NoneType), value, field)
 
-    def _literal(self, allowed: tuple[Any, ...], value: Any, field: str) -> Any:
+def _mapping(inner: list[Converter]) -> Converter:
+    def convert(value: Any) -> Any:
+        result = {}
+        for key, entry in _check(value, dict, "a mapping").items():
+            try:
+                result[str(key)] = inner[1](entry)
+            except _Misfit as misfit:
+                raise misfit.within(f".{key}") from None
+        return result
+
+    return convert
+
+
+def _list(inner: list[Converter]) -> Converter:
+    convert_entry = inner[0]
+
+    def convert(value: Any) -> Any:
+        result = []
+        for entry in _check(value, list, "a list"):
+            try:
+                result.append(convert_entry(entry))
+            except _Misfit as misfit:
+                raise misfit.within(f"[{len(result)}]") from None
+        return result
+
+    return convert
+
+
+def _tuple(inner: list[Converter]) -> Converter:
+    def convert(value: Any) -> Any:
+        if not isinstance(value, list | tuple) or len(value) != len(inner):
+            raise _Misfit(f"must be a list of {len(inner)} values, got {_short(value)}")
+        return tuple([convert_entry(entry) for convert_entry, entry in zip(inner, value)])  # noqa: B905
+
+    return convert
+
+
+def _literal(allowed: tuple[Any, ...]) -> Converter:
+    def convert(value: Any) -> Any:
         if value not in allowed:
-            raise DataError(
-                f"{self.where}: {field} is {_short(value)}; allowed: {', '.join(allowed)}."
-            )
+            raise _Misfit(f"is {_short(value)}; allowed: {', '.join(map(str, allowed))}")
         return value
 
-    def _mapping(self, kinds: tuple[Any, ...], value: Any, field: str) -> Any:
-        entries = self._check(value, dict, "a mapping", field)
-        return {
-            str(key): self.convert(kinds[1], entry, _join(field, key))
-            for key, entry in entries.items()
-        }
+    return convert
 
-    def _list(self, kinds: tuple[Any, ...], value: Any, field: str) -> Any:
-        entries = self._check(value, list, "a list", field)
-        return [
-            self.convert(kinds[0], entry, f"{field}[{index}]")
-            for index, entry in enumerate(entries)
-        ]
 
-    def _tuple(self, kinds: tuple[Any, ...], value: Any, field: str) -> Any:
-        if not isinstance(value, list | tuple) or len(value) != len(kinds):
-            raise DataError(
-                f"{self.where}: {field} must be a list of {len(kinds)} values, got {_short(value)}."
-            )
-        return tuple(
-            self.convert(kind, entry, f"{field}[{index}]")
-            for index, (kind, entry) in enumerate(zip(kinds, value, strict=True))
-        )
-
-    def _scalar(self, kind: Any, value: Any, field: str) -> Any:
-        fits = isinstance(value, (int, float) if kind is float else kind)
-        if isinstance(value, bool) and kind is not bool:
-            fits = False
-        if fits and kind is float:
-            fits = math.isfinite(value)
-        if not fits:
-            raise DataError(f"{self.where}: {field} must be {_WORDS[kind]}, got {_short(value)}.")
-        return float(value) if kind is float else value
-
-    def _check(self, value: Any, kind: type, words: str, field: str) -> Any:
-        if not isinstance(value, kind):
-            raise DataError(f"{self.where}: {field} must be {words}, got {_short(value)}.")
+def _number(value: Any) -> Any:
+    if type(value) is float and math.isfinite(value):
         return value
+    if type(value) is int:
+        return float(value)
+    raise _Misfit(f"must be {_WORDS[float]}, got {_short(value)}")
+
+
+def _scalar(kind: type) -> Converter:
+    def convert(value: Any) -> Any:
+        if type(value) is not kind:
+            raise _Misfit(f"must be {_WORDS[kind]}, got {_short(value)}")
+        return value
+
+    return convert
+
+
+def _check(value: Any, kind: type, words: str) -> Any:
+    if not isinstance(value, kind):
+        raise _Misfit(f"must be {words}, got {_short(value)}")
+    return value
+
+
+def _unknown(name: str, allowed: list[str]) -> str:
+    near = get_close_matches(name, allowed, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"is an unknown key; {hint}allowed: {', '.join(allowed)}"
 
 
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _join(field: str, name: Any) -> str:
-    return f"{field}.{name}" if field else str(name)
-
-
-@cache
-def _hints(kind: Any) -> dict[str, Any]:
-    return get_type_hints(kind)
-
-
-@cache
-def _required(kind: Any) -> list[str]:
-    return [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]
