@@ -1,3 +1,4 @@
+import itertools
 import json
 
 import pytest
@@ -135,6 +136,18 @@ def test_an_interrupted_training_goes_on_in_its_folder(fit, problem, fails_at, p
     whole = fit("whole", checkpoint_every_steps=1)
     assert exported(resumed) == exported(whole)
     assert len(seen) == passes
+
+
+def test_a_training_that_stopped_early_stops_there_again(fit, problem):
+    rising = itertools.count(1.0)
+    options = {"patience": 2, "max_epochs": 6, "checkpoint_every_steps": 1}
+    memory = problem.memory()
+    memory.export = lambda *_: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        fit("run", lambda gold_N: {MONITOR: next(rising)}, memory=memory, **options)
+    resumed = fit("run", lambda gold_N: {MONITOR: next(rising)}, **options)
+    assert resumed.info["steps"] == 12
+    assert resumed.info["best"] == 1.0
 
 
 def test_a_checkpoint_is_there_whole_or_not_at_all(tmp_path):
