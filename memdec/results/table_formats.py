@@ -76,7 +76,10 @@ def to_latex(tables: list[Table]) -> str:
 
 def _markdown_grid(table: Table) -> str:
     titles = headings(table)
-    lines = [_line(titles), "|---|" + "---:|" * (len(titles) - 1)]
+    lines = [
+        _line([markdown_text(title) for title in titles]),
+        "|---|" + "---:|" * (len(titles) - 1),
+    ]
     for group, row in _with_groups(table.rows):
         if group:
             lines.append(_line([f"**{markdown_text(group)}**", *[""] * (len(titles) - 1)]))

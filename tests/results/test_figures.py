@@ -1,0 +1,134 @@
+import math
+import re
+from xml.etree import ElementTree
+
+import pytest
+
+from memdec.results.figures import figures_of
+from memdec.results.specs import Column, Selector, TableSpec
+from memdec.results.svg import Axis, Chart, short, standalone
+from memdec.results.tables import build_tables
+
+ALPHA = {
+    "alpha": [0.0, 0.5, 1.0],
+    "test/perplexity": [20.0, 15.0, None],
+    "validation/perplexity": [21.0, 16.0, 30.0],
+}
+TRAINING = {"step": [1, 2, 3], "train/loss": [3.0, 2.0, 1.5], "train/kl": [2.0, 1.5, 1.0]}
+
+
+@pytest.fixture
+def records(make_record):
+    return [
+        make_record(20.0),
+        make_record(
+            15.0,
+            method="memory_decoder",
+            label="Memory <Decoder>",
+            alpha=0.5,
+            intervals={"test/perplexity": [14.0, 16.0]},
+            budget={"parameters": 2000, "seconds": 99.0},
+            curves={"alpha": ALPHA, "training": TRAINING},
+        ),
+    ]
+
+
+def figures(spec, records):
+    (table,) = build_tables(spec, records, {})
+    return {figure.name: figure for figure in figures_of(table)}
+
+
+def plain(**changes):
+    columns = [Column(label="Test perplexity", interval=True)]
+    return TableSpec(**({"name": "toy", "title": "Toy", "columns": columns} | changes))
+
+
+def test_a_table_gives_its_five_figures(records):
+    assert list(figures(plain(), records)) == [
+        "toy-small-dots-test-perplexity",
+        "toy-small-alpha-toy",
+        "toy-small-training-toy",
+        "toy-small-seconds-test-perplexity",
+        "toy-small-parameters-test-perplexity",
+    ]
+
+
+def test_each_figure_is_well_formed_and_the_same_every_time(records):
+    first, second = figures(plain(), records), figures(plain(), records)
+    for name, figure in first.items():
+        assert figure.svg == second[name].svg
+        root = ElementTree.fromstring(standalone(figure.svg, "remark").split("\n", 1)[1])
+        assert root.tag.endswith("svg")
+        assert "nan" not in figure.svg.lower()
+        assert "<Decoder>" not in figure.svg
+
+
+def test_the_alpha_curve_marks_the_chosen_alpha_and_the_base(records):
+    svg = figures(plain(), records)["toy-small-alpha-toy"].svg
+    assert "alpha 0.50 gives 15.00" in svg
+    assert "base 20.00" in svg
+    test_line = re.search(r'<polyline class="s1 line" points="([^"]*)"', svg)
+    assert test_line
+    assert len(test_line[1].split()) == 2  # the infinite point is left out
+
+
+def test_rows_of_a_setting_make_a_curve(make_record):
+    records = [
+        make_record(
+            16 + beta,
+            method="memory_decoder",
+            fingerprint=f"{i:08x}",
+            config={"memory_decoder": {"beta": beta}},
+        )
+        for i, beta in enumerate([1.0, 0.0, 0.5])
+    ]
+    field = "config.memory_decoder.beta"
+    rows = [Selector(by=field, where={"method": "memory_decoder"})]
+    found = figures(plain(curve=field, rows=rows), records)
+    (figure,) = found.values()
+    line = re.search(r'<polyline class="s1 line" points="([^"]*)"', figure.svg)
+    assert line
+    xs = [float(point.split(",")[0]) for point in line[1].split()]
+    assert xs == sorted(xs)
+    assert len(xs) == 3
+
+
+def test_nothing_measured_gives_no_figure():
+    assert figures(plain(), []) == {}
+
+
+def test_a_point_lies_where_its_value_says():
+    chart = Chart(title="t", x=Axis(low=0, high=10, label=""), y=Axis(low=0, high=2, label=""))
+    left, bottom = chart.at((0, 0))
+    right, top = chart.at((10, 2))
+    middle = chart.at((5, 1))
+    assert float(middle[0]) == pytest.approx((float(left) + float(right)) / 2, abs=0.1)
+    assert float(middle[1]) == pytest.approx((float(bottom) + float(top)) / 2, abs=0.1)
+    assert float(top) < float(bottom)
+
+
+def test_axes_have_round_ticks_inside_their_range():
+    assert Axis(low=0, high=1, label="").ticks() == [0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    assert Axis(low=1, high=100, label="", log=True).ticks() == [1, 2, 5, 10, 20, 50, 100]
+    assert Axis(low=1, high=100, label="", log=True).share(10) == pytest.approx(0.5)
+    for low, high in ((14.2, 14.9), (3e5, 9e8), (1e-3, 2e-3)):
+        ticks = Axis.around([low, high], "", log=high / low > 10).ticks()
+        assert 2 <= len(ticks) <= 12
+        assert all(math.isfinite(tick) for tick in ticks)
+
+
+def test_one_value_alone_still_has_an_axis():
+    for value in (5.0, 0.0):
+        axis = Axis.around([value], "")
+        assert axis.low < value < axis.high
+
+
+def test_ticks_are_short():
+    assert [short(x) for x in (0.4, 16.0, 1500, 20000, 135e6, 2e9)] == [
+        "0.4",
+        "16",
+        "1500",
+        "20k",
+        "135M",
+        "2B",
+    ]

@@ -1,0 +1,177 @@
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from memdec.errors import DataError
+from memdec.results.report import build_report, headlines
+from memdec.results.specs import Column, Selector, TableSpec
+from memdec.results.tables import build_tables
+
+TOKENS = [
+    {
+        "text": "<script>alert(1)</script>",
+        "lm": -2.0,
+        "mixture": -0.4,
+        "lm_top": [["</script><b>", 0.5], [" a", 0.1]],
+        "memory_top": [[" b", 0.9]],
+    },
+    {"text": " b\n", "lm": -1.0, "mixture": -1.2, "lm_top": [], "memory_top": []},
+]
+
+
+@pytest.fixture
+def records(make_facts, save):
+    save(make_facts(20.0))
+    path = save(
+        make_facts(
+            15.0,
+            method="memory_decoder",
+            label="Memory & Decoder",
+            alpha=0.5,
+            examples=[{"document": 0, "tokens": TOKENS}],
+            generation={"prompt": "<i>It", "base": " was", "adapted": " is <u>"},
+            curves={"alpha": {"alpha": [0.0, 0.5], "test/perplexity": [20.0, 15.0]}},
+        )
+    )
+    return path.parent
+
+
+@pytest.fixture
+def build(records, tmp_path):
+    """Build with no specs at all, as an installed copy does on a user's own text."""
+
+    def run(output="out", **options):
+        empty = tmp_path / "empty"
+        empty.mkdir(exist_ok=True)
+        options = {"specs_dir": empty, "paper_dir": empty} | options
+        return build_report(records, tmp_path / output, **options)
+
+    return run
+
+
+def contents(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_a_report_without_specs_has_table_figures_page_and_index(build, tmp_path):
+    report = build()
+    assert report.problems == []
+    assert sorted(contents(tmp_path / "out")) == [
+        "README.md",
+        "figures/toy-small-alpha-toy.svg",
+        "figures/toy-small-dots-test-perplexity.svg",
+        "index.html",
+        "tables/toy.csv",
+        "tables/toy.md",
+        "tables/toy.tex",
+        "toy.md",
+    ]
+    assert "| Memory &amp; Decoder | **15.00** |" in (tmp_path / "out/toy.md").read_text()
+    assert "figures/toy-small-alpha-toy.svg" in (tmp_path / "out/toy.md").read_text()
+    assert "`toy-base-s0-01234567`: complete" in (tmp_path / "out/README.md").read_text()
+
+
+def test_a_rebuild_gives_the_same_bytes(build, tmp_path):
+    build("one")
+    build("two")
+    first = contents(tmp_path / "one")
+    assert first == contents(tmp_path / "two")
+    build("one")
+    assert first == contents(tmp_path / "one")
+
+
+def test_stale_files_go_and_files_of_others_stay(build, records, tmp_path):
+    build()
+    (tmp_path / "out/tables/mine.md").write_text("my own notes")
+    for path in records.glob("*memory*"):
+        path.unlink()
+    build()
+    left = contents(tmp_path / "out")
+    assert "tables/mine.md" in left
+    assert not any(name.startswith("figures/") for name in left)
+
+
+def test_bad_records_are_named_in_the_report_and_in_the_page(build, records, tmp_path):
+    (records / "broken.json").write_text("{")
+    report = build()
+    assert len(report.problems) == 1
+    assert "broken.json" in report.problems[0]
+    page = (tmp_path / "out/index.html").read_text()
+    assert "Records left out" in page
+    assert "broken.json" in page
+
+
+def test_all_text_is_escaped(build, tmp_path):
+    build()
+    page = (tmp_path / "out/index.html").read_text()
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert page.count("</script>") == page.count("<script")  # only ours
+    assert "<i>It" not in page
+    assert "<u>" not in page
+    assert "Memory &amp; Decoder" in page
+
+
+def test_the_page_needs_no_network_and_no_clock(build, tmp_path):
+    build()
+    page = (tmp_path / "out/index.html").read_text()
+    links = page.replace("http://www.w3.org/2000/svg", "")
+    assert "http://" not in links
+    assert "https://" not in links
+    assert str(tmp_path) not in page
+
+
+def test_only_measured_leaves_out_tables_without_a_record(build, records, tmp_path):
+    specs = tmp_path / "specs"
+    specs.mkdir()
+    for name in ("toy", "other"):
+        facts = {"name": name, "title": name.title(), "rows": [{"by": "method"}]}
+        (specs / f"{name}.yaml").write_text(yaml.safe_dump(facts))
+    build("all", specs_dir=specs)
+    assert (tmp_path / "all/tables/other.md").exists()
+    assert "Not run yet" in (tmp_path / "all/index.html").read_text()
+    build("measured", specs_dir=specs, only_measured=True)
+    assert not (tmp_path / "measured/tables/other.md").exists()
+    assert "Not run yet" not in (tmp_path / "measured/index.html").read_text()
+
+
+def test_no_records_still_give_a_page(tmp_path):
+    for name in ("records", "empty"):
+        (tmp_path / name).mkdir()
+    empty = tmp_path / "empty"
+    build_report(tmp_path / "records", tmp_path / "out", empty, empty)
+    assert "Nothing measured yet" in (tmp_path / "out/index.html").read_text()
+
+
+def test_a_records_folder_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(DataError, match="is not there"):
+        build_report(tmp_path / "nowhere", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_headlines_compare_the_best_with_the_base(make_record):
+    rows = [Selector(label="Base", where={"method": "base"}), Selector(label="+ kNN", by="method")]
+    spec = TableSpec(name="toy", title="Toy", rows=rows, columns=[Column(label="ppl")])
+    records = [make_record(20.0), make_record(15.0, method="knn_lm")]
+    (table,) = build_tables(spec, records, {})
+    assert headlines(table) == ["kNN 15.00 against 20.00 for the base (-25%)"]
+    (table,) = build_tables(spec, [make_record(20.0), make_record(25.0, method="knn_lm")], {})
+    assert headlines(table) == ["no method improved on the base (20.00)"]
+    (table,) = build_tables(spec, records[1:], {})
+    assert headlines(table) == []
+
+
+def test_the_report_imports_nothing_heavy():
+    code = (
+        "import sys, memdec.results.report, memdec.results.collect, jinja2\n"
+        "heavy = {'torch', 'pandas', 'numpy', 'matplotlib', 'transformers', 'wandb'}\n"
+        "sys.exit(' '.join(heavy & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
