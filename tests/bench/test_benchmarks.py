@@ -30,7 +30,7 @@ def check_entry(name, entry):
 @pytest.mark.parametrize("name", ["targets", "loss", "encode", "alpha", "growth"])
 def test_a_benchmark_runs(name, config, in_process):
     outcome = run_benchmark(name, config)
-    assert len(outcome.figures) == {"loss": 6, "targets": 2, "growth": 2}.get(name, 1)
+    assert len(outcome.figures) == {"loss": 6, "targets": 3, "growth": 2}.get(name, 1)
     assert outcome.checks or name == "growth"
     check_entry(name, make_entry(config, outcome, CEILING, 0.25))
 
