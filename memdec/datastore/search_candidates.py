@@ -1,92 +1,134 @@
-"""Keep the candidates of one block of queries, and pick the k nearest.
+"""The candidates of one block of queries: thinned by a cutoff per query, sorted once at the end.
 
-Shape legend: R queries of a block, K neighbors.
+Plain NumPy, because it sorts and compresses several times faster than PyTorch on a CPU; it lets go
+of Python's lock, so a few threads share the work.
+
+Shape legend: R queries of a block, C columns of a tile, K neighbors, S pairs that pass.
 """
 
-import torch
-from torch import Tensor
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
-__all__ = ["Candidates", "unpack"]
+import numpy as np
+from numpy.typing import NDArray
 
-_EMPTY = torch.iinfo(torch.int64).max
-_TABLE_ENTRIES = 1 << 22
-"""Candidates sorted at once: 32 MB."""
+__all__ = ["EMPTY", "Array", "Candidates", "pack", "unpack"]
 
+Array = NDArray[Any]
 
-def unpack(packed: Tensor) -> tuple[Tensor, Tensor]:
-    """Return row numbers i64 and squared distances f32; -1 and +inf for an empty slot."""
-    empty = packed == _EMPTY
-    rows = (packed & 0xFFFFFFFF).masked_fill_(empty, -1)
-    sq_distances = (packed >> 32).int().view(torch.float32).masked_fill_(empty, torch.inf)
-    return rows, sq_distances
+EMPTY = np.iinfo(np.int64).max
+"""Stands for no candidate; sorts last."""
 
+_TABLE_ENTRIES = 1 << 20
+"""Candidates sorted at once: 8 MB."""
 
-class Candidates:
-    """The candidates of R queries that passed their cutoffs, and the cutoffs.
-
-    A query's cutoff is a closeness below which no row can be among its k nearest. When the store is
-    full it keeps the k nearest of each query and raises the cutoffs: memory stays bounded.
-    """
-
-    def __init__(self, cutoffs_R: Tensor, k: int):
-        self.cutoffs_R = cutoffs_R
-        self._k = k
-        self._limit = 4 * k * len(cutoffs_R)
-        self._parts: list[tuple[Tensor, Tensor]] = []
-        self._num_held = 0
-
-    def add(self, queries_S: Tensor, closeness_S: Tensor, rows_S: Tensor) -> None:
-        """Take in candidate pairs in the order of their queries."""
-        counts_R = torch.bincount(queries_S, minlength=len(self.cutoffs_R))
-        self._parts.append((_pack(closeness_S, rows_S), counts_R))
-        self._num_held += len(rows_S)
-        if self._num_held > self._limit:
-            self._shrink()
-
-    def nearest(self) -> Tensor:
-        """Return the k nearest of each query in order, packed i64 [R, K]; the rest is empty."""
-        counts_PR = torch.stack([counts for _, counts in self._parts])
-        widest = int(counts_PR.sum(0).max())
-        strip_rows = max(1, _TABLE_ENTRIES // max(1, widest))
-        nearest_RK = counts_PR.new_full((counts_PR.shape[1], self._k), _EMPTY)
-        for first in range(0, counts_PR.shape[1], strip_rows):
-            strip = slice(first, first + strip_rows)
-            table = self._table(counts_PR, strip).sort(1).values[:, : self._k]
-            nearest_RK[strip, : table.shape[1]] = table
-        return nearest_RK
-
-    def _table(self, counts_PR: Tensor, strip: slice) -> Tensor:
-        """Lay the candidates of a strip of queries out side by side; P parts were added."""
-        counts_PS = counts_PR[:, strip]
-        widths_S = counts_PS.sum(0)
-        width = int(widths_S.max())
-        table = counts_PS.new_full((len(widths_S), width), _EMPTY)
-        places_PS = counts_PS.cumsum(0) - counts_PS
-        places_PS += torch.arange(len(widths_S), device=table.device) * width
-        firsts_P = counts_PR[:, : strip.start].sum(1).tolist()
-        for part, (packed, _) in enumerate(self._parts):
-            counts_S = counts_PS[part]
-            shift_S = places_PS[part] - (counts_S.cumsum(0) - counts_S)
-            places = torch.repeat_interleave(shift_S, counts_S)
-            places += torch.arange(len(places), device=table.device)
-            table.view(-1)[places] = packed[firsts_P[part] : firsts_P[part] + len(places)]
-        return table
-
-    def _shrink(self) -> None:
-        nearest_RK = self.nearest()
-        held_RK = nearest_RK != _EMPTY
-        last_R = unpack(nearest_RK[:, -1])[1]
-        self.cutoffs_R = torch.maximum(self.cutoffs_R, last_R / -2)
-        self._parts = [(nearest_RK[held_RK], held_RK.sum(1))]
-        self._num_held = len(self._parts[0][0])
+_LOWEST = np.finfo(np.float32).min
 
 
-def _pack(closeness: Tensor, rows: Tensor) -> Tensor:
+def pack(closeness: Array, rows: Array) -> Array:
     """Join squared distance and row number into one integer that sorts by both, i64.
 
     `closeness` is minus half the squared distance, f32. Non-negative floats sort like their bits.
     """
-    sq_distances = (closeness * -2).clamp_min_(0)
-    # clamp_min keeps -0.0, whose bits are those of a huge number.
-    sq_distances += 0.0
-    return (sq_distances.view(torch.int32).long() << 32) | rows
+    sq_distances = np.maximum(closeness * np.float32(-2), np.float32(0))
+    # -0.0 + 0.0 is 0.0; the bits of -0.0 are those of a huge number.
+    sq_distances += np.float32(0)
+    return (sq_distances.view(np.int32).astype(np.int64) << 32) | rows
+
+
+def unpack(packed: Array) -> tuple[Array, Array]:
+    """Return row numbers i64 and squared distances f32; -1 and +inf for an empty slot."""
+    empty = packed == EMPTY
+    sq_distances = (packed >> 32).astype(np.int32).view(np.float32)
+    sq_distances[empty] = np.inf
+    rows = packed & 0xFFFFFFFF
+    rows[empty] = -1
+    return rows, sq_distances
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Packed candidates, grouped by query, and where each query's begin: i64 [R+1]."""
+
+    packed: Array
+    starts: Array
+
+
+class Candidates:
+    """The pairs that passed their query's cutoff so far.
+
+    A cutoff is a closeness below which no row is among the k nearest of its query. When the store
+    is full it keeps the k nearest of each query and raises the cutoffs: memory stays bounded.
+    """
+
+    def __init__(self, cutoffs_R: Array, k: int) -> None:
+        # Never minus infinity, which is the closeness of what must not pass.
+        self.cutoffs = np.maximum(cutoffs_R, _LOWEST)
+        self._k = k
+        self._parts: list[_Part] = []
+
+    def take(self, closeness_RC: Array, first_query: int, rows_C: Array) -> None:
+        """Keep what passes of a tile whose rows are queries, from `first_query` on."""
+        cutoffs = self.cutoffs[first_query : first_query + len(closeness_RC), None]
+        passing_S = np.flatnonzero(closeness_RC >= cutoffs)
+        queries_S, columns_S = np.divmod(passing_S, closeness_RC.shape[1])
+        self._add(queries_S + first_query, closeness_RC.reshape(-1)[passing_S], rows_C[columns_S])
+
+    def take_mirrored(self, closeness_CR: Array, rows_C: Array) -> None:
+        """Keep what passes of a tile whose columns are all the queries."""
+        passing_S = np.flatnonzero(closeness_CR >= self.cutoffs)
+        queries_S = (passing_S % closeness_CR.shape[1]).astype(np.uint16)
+        # A stable sort of 16-bit integers is a radix sort: linear.
+        order_S = np.argsort(queries_S, kind="stable")
+        passing_S = passing_S[order_S]
+        rows_S = rows_C[passing_S // closeness_CR.shape[1]]
+        self._add(queries_S[order_S], closeness_CR.reshape(-1)[passing_S], rows_S)
+
+    def _add(self, queries_S: Array, closeness_S: Array, rows_S: Array) -> None:
+        counts_R = np.bincount(queries_S, minlength=len(self.cutoffs))
+        starts = np.concatenate([[0], counts_R.cumsum()])
+        self._parts.append(_Part(pack(closeness_S, rows_S), starts))
+
+    def shrink_when_full(self) -> None:
+        """Keep the k nearest of each query if there are far more, and raise the cutoffs."""
+        if sum(len(part.packed) for part in self._parts) <= 4 * self._k * len(self.cutoffs):
+            return
+        nearest_RK = self.nearest()
+        held_RK = nearest_RK != EMPTY
+        farthest_R = unpack(nearest_RK[:, -1])[1]
+        self.cutoffs = np.maximum(self.cutoffs, farthest_R / np.float32(-2))
+        starts = np.concatenate([[0], held_RK.sum(axis=1).cumsum()])
+        self._parts = [_Part(nearest_RK[held_RK], starts)]
+
+    def nearest(self, run: Callable[..., Any] = map) -> Array:
+        """Return the k nearest of each query in order, packed i64 [R, K]; the rest is empty.
+
+        `run` maps over strips of queries; a thread pool's map shares them among threads.
+        """
+        widths_R = np.sum([np.diff(part.starts) for part in self._parts], axis=0)
+        nearest_RK = np.full((len(widths_R), self._k), EMPTY)
+        strip_rows = max(1, _TABLE_ENTRIES // max(1, int(widths_R.max())))
+        strips = [slice(i, i + strip_rows) for i in range(0, len(widths_R), strip_rows)]
+
+        def fill(strip: slice) -> None:
+            table = self._table(strip, widths_R[strip])
+            table.sort(axis=1)
+            nearest_RK[strip, : table.shape[1]] = table[:, : self._k]
+
+        list(run(fill, strips))
+        return nearest_RK
+
+    def _table(self, strip: slice, widths: Array) -> Array:
+        """Lay the candidates of a strip of queries out side by side, the rest empty."""
+        table = np.full((len(widths), int(widths.max())), EMPTY)
+        flat = table.reshape(-1)
+        free = np.arange(len(widths)) * table.shape[1]
+        for part in self._parts:
+            starts = part.starts[strip.start : strip.start + len(widths) + 1]
+            counts = np.diff(starts)
+            places = np.repeat(free - starts[:-1], counts)
+            places += np.arange(starts[0], starts[-1])
+            flat[places] = part.packed[starts[0] : starts[-1]]
+            free += counts
+        return table

@@ -16,37 +16,38 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = [
-    "KeyBlock",
-    "KeyBlocks",
-    "Keys",
-    "TileScratch",
-    "choose_block_rows",
-    "mean_key",
-    "pick_rows",
-]
+from memdec.errors import DataError
+
+__all__ = ["KeyBlock", "KeyBlocks", "Keys", "Tile", "mean_key", "pick_rows"]
 
 Keys = NDArray[Any] | Tensor
 """Float rows [N, D] of any precision: a tensor, an array or a memory map."""
 
-_MAX_BLOCK_ROWS = 1024
-_MIN_BLOCK_ROWS = 64
-_NORM_ROWS = 256
+_NORM_ROWS = 128
 _MEAN_ROWS = 65536
-
-
-def choose_block_rows(num_rows: int) -> int:
-    """Return the tile size, a power of two that depends on the number of rows alone."""
-    wanted = 1 << max(0, num_rows - 1).bit_length()
-    return min(max(wanted, _MIN_BLOCK_ROWS), _MAX_BLOCK_ROWS)
+_HELD_BYTES = 1 << 28
+"""Blocks are kept in float32 up to here; later ones are read again each time."""
 
 
 def mean_key(keys_ND: Keys) -> Tensor:
-    """Return the mean of the rows, f32 [D], summed in float64."""
+    """Return the mean of the rows, f32 [D], summed in float64.
+
+    Raises:
+        DataError: A key is not finite.
+    """
     total = torch.zeros(keys_ND.shape[1], dtype=torch.float64)
     for first in range(0, len(keys_ND), _MEAN_ROWS):
         total += _as_tensor(keys_ND[first : first + _MEAN_ROWS]).double().sum(0).cpu()
+    if not total.isfinite().all():
+        raise DataError("the keys hold a value that is not finite; make the datastore again.")
     return (total / len(keys_ND)).float()
+
+
+def pick_rows(keys_ND: Keys, rows: Tensor) -> Keys:
+    """Return the rows picked by number, in the order given."""
+    if isinstance(keys_ND, Tensor):
+        return keys_ND[rows.to(keys_ND.device)]
+    return keys_ND[rows.cpu().numpy()]
 
 
 @dataclass(frozen=True)
@@ -58,59 +59,54 @@ class KeyBlock:
 
 
 class KeyBlocks:
-    """Reads a key array in blocks of R rows, each centred, in float32 and padded to R rows."""
+    """Reads rows in a given order, in blocks of R, each centred, in float32 and padded to R."""
 
-    def __init__(
-        self, keys_ND: Keys, mean_D: Tensor, block_rows: int, device: torch.device
-    ) -> None:
+    def __init__(self, keys_ND: Keys, order_N: Tensor, mean_D: Tensor, block_rows: int) -> None:
+        self.order = order_N
         self.block_rows = block_rows
-        self.num_rows = len(keys_ND)
-        self.num_blocks = -(-len(keys_ND) // block_rows)
+        self.num_blocks = -(-len(order_N) // block_rows)
         self._keys = keys_ND
+        self._mean = mean_D
         self._half_norms: dict[int, Tensor] = {}
-        self._mean = mean_D.to(device)
+        self._held: dict[int, Tensor] = {}
+        self._max_held = _HELD_BYTES // (4 * block_rows * len(mean_D))
+
+    def rows(self, index: int) -> Tensor:
+        """Return the row numbers of one block, i64; the last block may be short."""
+        return self.order[index * self.block_rows : (index + 1) * self.block_rows]
 
     def block(self, index: int) -> KeyBlock:
-        """Return the rows of one block."""
-        first = index * self.block_rows
-        keys_RD, num_rows = self._read(self._keys[first : first + self.block_rows])
+        """Return the keys of one block."""
+        keys_RD = self._held.get(index)
+        if keys_RD is None:
+            keys_RD = self._read(self.rows(index))
+            if len(self._held) < self._max_held:
+                self._held[index] = keys_RD
         if index not in self._half_norms:
-            self._half_norms[index] = _half_norms(keys_RD, num_rows)
+            self._half_norms[index] = _half_norms(keys_RD, len(self.rows(index)))
         return KeyBlock(keys_RD, self._half_norms[index])
 
-    def pick(self, rows: Tensor) -> KeyBlock:
-        """Return at most R rows picked by number, in the order given."""
-        keys_RD, num_rows = self._read(pick_rows(self._keys, rows))
-        return KeyBlock(keys_RD, _half_norms(keys_RD, num_rows))
-
-    def _read(self, part: Keys) -> tuple[Tensor, int]:
+    def _read(self, rows: Tensor) -> Tensor:
+        part = _as_tensor(pick_rows(self._keys, rows)).to(self._mean.device)
         keys_RD = self._mean.new_zeros(self.block_rows, part.shape[1])
-        keys_RD[: len(part)] = _as_tensor(part).to(self._mean.device)
+        keys_RD[: len(part)] = part
         keys_RD[: len(part)] -= self._mean
-        return keys_RD, len(part)
+        return keys_RD
 
 
-class TileScratch:
+class Tile:
     """Room for one tile, used again and again: fresh pages cost as much as a pass over the tile."""
 
-    def __init__(self, block_rows: int, device: torch.device) -> None:
-        self.device = device
-        self._products = torch.empty(block_rows, block_rows, device=device)
-        self._half_norms = torch.empty_like(self._products)
+    def __init__(self, left_rows: int, right_rows: int, device: torch.device) -> None:
+        self.closeness = torch.empty(left_rows, right_rows, device=device)
+        self._half_norms = torch.empty_like(self.closeness)
 
-    def closeness(self, left: KeyBlock, right: KeyBlock) -> Tensor:
+    def fill(self, left: KeyBlock, right: KeyBlock) -> Tensor:
         """Return minus half the squared distance of every pair, f32 [R, R]; -inf for padding."""
-        torch.mm(left.keys, right.keys.T, out=self._products)
+        torch.mm(left.keys, right.keys.T, out=self.closeness)
         # The sum of the halves first: it is the same for (a, b) and (b, a), whatever the rounding.
         torch.add(left.half_norms[:, None], right.half_norms, out=self._half_norms)
-        return self._products.sub_(self._half_norms)
-
-
-def pick_rows(keys_ND: Keys, rows: Tensor) -> Keys:
-    """Return the rows picked by number, in the order given."""
-    if isinstance(keys_ND, Tensor):
-        return keys_ND[rows.to(keys_ND.device)]
-    return keys_ND[rows.cpu().numpy()]
+        return self.closeness.sub_(self._half_norms)
 
 
 def _half_norms(keys_RD: Tensor, num_rows: int) -> Tensor:
