@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from memdec.corpus.windows import documents_of_positions
 from memdec.errors import DataError
 
 BITS = 1 / math.log(2)
@@ -41,7 +42,7 @@ def document_totals(
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Return nll total and token count of each document; row r is stream position r + 1."""
     positions = np.arange(1, len(gold_log_probs_N) + 1)
-    document = np.searchsorted(document_starts, positions, side="right") - 1
+    document = documents_of_positions(document_starts, positions)
     totals_D = np.bincount(document, -gold_log_probs_N, minlength=len(document_starts))
     counts_D = np.bincount(document, minlength=len(document_starts))
     return totals_D.astype(np.float64), counts_D.astype(np.int64)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from memdec.corpus.windows import documents_of_positions
 from memdec.evaluation.settle import Settled
 from memdec.methods.contract import AdaptedLM
 from memdec.pipeline.job import Job
@@ -30,8 +31,8 @@ def example_tokens(job: Job, adapted: AdaptedLM, settled: Settled) -> list[dict[
         for scores in (job.artifact("base_scores"), adapted.top_tokens)
     ]
     documents: list[dict[str, Any]] = []
-    for row in range(count):
-        document = int(np.searchsorted(starts, row + 1, side="right") - 1)
+    owners_N = documents_of_positions(starts, np.arange(1, count + 1)).tolist()
+    for row, document in enumerate(owners_N):
         if not documents or documents[-1]["document"] != document:
             documents.append({"document": document, "tokens": []})
         documents[-1]["tokens"].append(

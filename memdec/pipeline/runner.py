@@ -124,9 +124,3 @@ def _failure(job: Job, method: Method, started: str, error: Exception) -> Record
 
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), "")
-
-
-def print_stage(line: str) -> None:
-    """Tell a person at a terminal what was just made; silent otherwise."""
-    if sys.stderr.isatty():
-        print(line, file=sys.stderr)

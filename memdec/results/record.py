@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -139,11 +139,6 @@ def read_facts(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     except (ValueError, OSError) as error:
         raise DataError(f"{path}: not a readable JSON file: {error}.") from None
-
-
-def write_record(record: Record, path: Path) -> None:
-    """Write `record` to `path` in one step: the old content or the new, never a part."""
-    write_plain(asdict(parse_record(asdict(record), record.id)), path)
 
 
 def write_plain(facts: Any, path: Path) -> None:
