@@ -80,7 +80,7 @@ def _run(options: Any) -> int:
     if options.shard:
         print("\n".join(run_shard(experiment, artifacts_root(), parse_shard(options.shard))))
         return 0
-    with tracked(experiment) as report_record:
+    with tracked(experiment, _rank()) as report_record:
         result = run_experiment(experiment, artifacts_root(), _rank())
         for record in result.records if result else []:
             report_record(record)

@@ -12,14 +12,14 @@ Report = Callable[[dict[str, Any]], None]
 
 
 @contextmanager
-def tracked(experiment: Experiment) -> Iterator[Report]:
+def tracked(experiment: Experiment, rank: int = 0) -> Iterator[Report]:
     """Open a W&B run around a whole experiment; yield what takes each finished record.
 
     The run is there also when every stage is reused and nothing trains; Lightning's WandbLogger
     logs its curves into it. An exception inside marks the run failed. Only rank 0 opens one, and
     without `logger: wandb` nothing of W&B is imported.
     """
-    if experiment.logger != "wandb" or _rank() != 0:
+    if experiment.logger != "wandb" or rank != 0:
         yield lambda record: None
         return
     import wandb
@@ -61,9 +61,3 @@ def flatten(facts: dict[str, Any]) -> dict[str, Any]:
         else:
             flat[key] = value
     return flat
-
-
-def _rank() -> int:
-    from lightning.pytorch.utilities import rank_zero_only
-
-    return int(getattr(rank_zero_only, "rank", 0) or 0)
