@@ -32,6 +32,18 @@ EMBEDDED_FACTS = ModelFacts(134_515_008, 576, 49_152, 30)
 
 
 def read_model_facts(path: Path) -> ModelFacts:
+BYTES_PER_PARAMETER = 0.6
+"""Of a GGUF file quantized to four or five bits."""
+
+
+def guess_model_facts(num_bytes: int) -> ModelFacts:
+    """Guess sizes from those of a GGUF file: the form of the embedded model, its width another."""
+    vocab, blocks = EMBEDDED_FACTS.vocab_size, EMBEDDED_FACTS.num_blocks
+    parameters = round(num_bytes / BYTES_PER_PARAMETER)
+    # parameters = 12 * blocks * hidden^2 + vocab * hidden
+    hidden = (math.sqrt(vocab**2 + 48 * blocks * parameters) - vocab) / (24 * blocks)
+    return ModelFacts(parameters, math.floor(hidden), vocab, blocks)
+
     """Read sizes from config.json and the headers of the safetensors files.
 
     Raises:

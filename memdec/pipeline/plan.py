@@ -7,7 +7,12 @@ from memdec.artifacts.files import check_disk
 from memdec.corpus.config import SPLITS, CorpusConfig
 from memdec.corpus.files import resolve_files
 from memdec.pipeline.job import Job
-from memdec.pipeline.model_facts import EMBEDDED_FACTS, ModelFacts, read_model_facts
+from memdec.pipeline.model_facts import (
+    EMBEDDED_FACTS,
+    ModelFacts,
+    guess_model_facts,
+    read_model_facts,
+)
 from memdec.pipeline.stages import STAGES
 
 BYTES_PER_TOKEN = 4
@@ -166,7 +171,9 @@ def model_facts(job: Job) -> ModelFacts:
     if job.model.path is not None:
         return read_model_facts(job.model.path)
     converted = job.store.open("model", job.fingerprint("model"))
-    return read_model_facts(converted.path) if converted else EMBEDDED_FACTS
+    if converted:
+        return read_model_facts(converted.path)
+    return guess_model_facts(job.model.gguf.stat().st_size) if job.model.gguf else EMBEDDED_FACTS
 
 
 def _token_counts(job: Job) -> dict[str, int]:

@@ -9,7 +9,8 @@ from safetensors import safe_open
 from memdec.pipeline.experiment import load_experiment
 from memdec.pipeline.job import Job
 from memdec.pipeline.model_facts import read_model_facts
-from memdec.pipeline.plan import make_plan
+from memdec.pipeline.model_source import ModelSource
+from memdec.pipeline.plan import make_plan, model_facts
 
 STAGES = ("base_scores", "datastore", "query_neighbors", "targets", "memory", "memory_scores")
 
@@ -78,6 +79,23 @@ def test_model_facts_are_read_without_loading_the_model(kind, tiny_model):
     outside = sum(n for name, n in sizes.items() if any(e in name for e in embeddings))
     assert facts.body_parameters == facts.parameters - outside
     assert facts.num_blocks == (3 if kind in ("llama", "qwen2") else 2)
+
+
+def test_a_gguf_file_is_planned_by_its_own_size(finished, tmp_path):
+    sizes = {}
+    for parameters in (100_000, 7_000_000_000):
+        with (tmp_path / f"{parameters}.gguf").open("wb") as file:
+            file.truncate(parameters * 6 // 10)  # a hole: it takes no room
+        model = ModelSource("any", None, gguf=tmp_path / f"{parameters}.gguf")
+        job = Job(load_experiment(finished / "tiny.yaml"), tmp_path / "artifacts")
+        job.model = model
+        sizes[parameters] = model_facts(job)
+        assert sizes[parameters].parameters == pytest.approx(parameters, rel=1e-4)
+        assert sizes[parameters].body_parameters >= 0
+    large = sizes[7_000_000_000]
+    assert large.hidden_size == pytest.approx(4096, rel=0.1)  # as Llama 2 7B has
+    body = 12 * large.num_blocks * large.hidden_size**2
+    assert large.body_parameters == pytest.approx(body, rel=0.01)
 
 
 def test_planning_makes_nothing(copy, memdec):
