@@ -12,6 +12,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from memdec.artifacts.artifact import Artifact, ArtifactWriter, open_artifact
+from memdec.artifacts.files import write_text
 from memdec.artifacts.provenance import provenance
 
 Build = Callable[[ArtifactWriter], None]
@@ -24,7 +25,7 @@ class Made:
 
     artifact: Artifact
     seconds: float
-    """Wall-clock seconds of the building run, as its manifest says."""
+    """Wall-clock seconds of building, over all attempts, as its manifest says."""
     reused: bool
 
 
@@ -47,11 +48,19 @@ class Store:
         path = self.path(stage, fingerprint)
         return open_artifact(path, stage, fingerprint) if path.exists() else None
 
-    def make(self, stage: str, fingerprint: str, build: Build, resumable: bool = False) -> Made:
+    def make(
+        self,
+        stage: str,
+        fingerprint: str,
+        build: Build,
+        resumable: bool = False,
+        earlier: float = 0.0,
+    ) -> Made:
         """Return the artifact, building it under a lock when it is not there yet.
 
         A second process that wants the same artifact waits and then reuses it. `resumable` keeps
-        what a killed attempt left; other stages start afresh.
+        what a killed attempt left; other stages start afresh. `earlier` seconds, those of the
+        shards that a build merges, count as its own.
         """
         if found := self.open(stage, fingerprint):
             return self._reused(found)
@@ -59,13 +68,17 @@ class Store:
         with self._lock(final):
             if found := self.open(stage, fingerprint):
                 return self._reused(found)
-            writer = ArtifactWriter(_part(final))
-            if not (resumable and writer.path.is_dir()):
+            writer, attempts = ArtifactWriter(_part(final)), _Attempts(final)
+            if resumable and writer.path.is_dir():
+                earlier += attempts.seconds(writer.path)
+            else:
                 writer.clear()
+            attempts.note(earlier)
             started = time.monotonic()
             build(writer)
-            seconds = round(time.monotonic() - started, 3)
+            seconds = round(earlier + time.monotonic() - started, 3)
             sealed = writer.seal(final, stage, fingerprint, provenance() | {"seconds": seconds})
+            attempts.forget()
         return Made(sealed, seconds, reused=False)
 
     def join(self, stage: str, fingerprint: str, build: Build) -> Made:
@@ -74,6 +87,8 @@ class Store:
         The leader holds the lock, makes the part folder and seals it.
         """
         final = self.path(stage, fingerprint)
+        while not (final.exists() or _part(final).is_dir()):
+            time.sleep(POLL_SECONDS)
         if not final.exists():
             build(ArtifactWriter(_part(final)))
         while not final.exists():
@@ -100,6 +115,30 @@ class Store:
             holder.unlink()
         finally:
             lock.release()
+
+
+class _Attempts:
+    """What is known of the attempts before this one, in a small file beside the part folder."""
+
+    def __init__(self, final: Path) -> None:
+        self._file = final.with_name(f".{final.name}.attempts")
+
+    def note(self, earlier: float) -> None:
+        """Write down that an attempt starts now, after `earlier` seconds of others."""
+        write_text(self._file, json.dumps({"seconds": earlier, "started": time.time()}))
+
+    def seconds(self, part: Path) -> float:
+        """Return the seconds so far; a killed attempt counts up to the last file that it wrote."""
+        try:
+            known = json.loads(self._file.read_text())
+        except (OSError, ValueError):
+            return 0.0
+        written = max((path.stat().st_mtime for path in part.rglob("*")), default=0.0)
+        return float(known["seconds"]) + max(0.0, written - known["started"])
+
+    def forget(self) -> None:
+        """Remove the file once the artifact stands."""
+        self._file.unlink(missing_ok=True)
 
 
 def _part(final: Path) -> Path:

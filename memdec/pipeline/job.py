@@ -119,7 +119,13 @@ class Job:
         if not missing:
             whole_parts = [made for made in found if made is not None]
             assert stage.merge is not None, f"{name} is not a stage with shards"
-            self.store.make(name, whole, lambda out: stage.merge(out, whole_parts))  # type: ignore[misc]
+            seconds = sum(made.manifest["provenance"]["seconds"] for made in whole_parts)
+            self.store.make(
+                name,
+                whole,
+                lambda out: stage.merge(out, whole_parts),  # type: ignore[misc]
+                earlier=seconds,
+            )
         return missing
 
     def is_given(self, stage: str) -> bool:

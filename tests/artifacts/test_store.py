@@ -1,6 +1,7 @@
 import multiprocessing
 import os
 import signal
+import threading
 import time
 
 import numpy as np
@@ -56,6 +57,34 @@ def test_a_resumable_stage_finds_what_the_failed_attempt_left(tmp_path):
 
     made = store.make("stage", NAME, looks, resumable=True)
     assert made.artifact.array("value").tolist() == [3]
+
+
+def works_and_fails(out):
+    time.sleep(0.3)
+    explode(out)
+
+
+def test_the_seconds_of_all_attempts_are_added_up(tmp_path):
+    store = Store(tmp_path)
+    for _ in range(2):
+        with pytest.raises(RuntimeError):
+            store.make("stage", NAME, works_and_fails, resumable=True)
+    made = store.make("stage", NAME, writes(3), resumable=True)
+    assert 0.6 <= made.seconds < 5
+    assert made.artifact.manifest["provenance"]["seconds"] == made.seconds
+    assert list(made.artifact.manifest["files"]) == ["value.npy"]
+    assert not list((tmp_path / "stage").glob("*attempts"))
+
+
+def test_an_attempt_that_is_thrown_away_does_not_count(tmp_path):
+    store = Store(tmp_path)
+    with pytest.raises(RuntimeError):
+        store.make("stage", NAME, works_and_fails)
+    assert store.make("stage", NAME, writes(3)).seconds < 0.3
+
+
+def test_a_merge_takes_the_seconds_of_its_shards(tmp_path):
+    assert 100 <= Store(tmp_path).make("stage", NAME, writes(3), earlier=100.0).seconds < 101
 
 
 def test_a_damaged_artifact_is_not_silently_rebuilt(tmp_path):
@@ -144,3 +173,30 @@ def test_a_follower_works_in_the_leaders_folder_and_opens_what_the_leader_seals(
     assert seen == [tmp_path / "stage" / f".{NAME}.part"]
     assert made.reused
     assert made.artifact.array("value").tolist() == [process.pid]
+
+
+def test_a_follower_that_is_first_waits_for_the_leaders_folder(tmp_path):
+    seen = []
+
+    def follow():
+        Store(tmp_path).join("stage", NAME, lambda out: seen.append(out.path.is_dir()))
+
+    follower = threading.Thread(target=follow, daemon=True)
+    follower.start()
+    time.sleep(0.3)
+    assert seen == []
+
+    def leads(out):
+        wait_for(lambda: seen)
+        writes(1)(out)
+
+    Store(tmp_path).make("stage", NAME, leads, resumable=True)
+    follower.join(timeout=30)
+    assert seen == [True]
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.02)
