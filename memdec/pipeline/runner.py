@@ -1,7 +1,6 @@
 """Run an experiment: all stages of all its methods, one record each, one table at the end."""
 
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
