@@ -1,6 +1,7 @@
 """Documents of a Hugging Face dataset, by name or from a folder that save_to_disk wrote."""
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,32 @@ def read_dataset(config: CorpusConfig, split: str) -> Iterator[str]:
 
 
 def describe_dataset(config: CorpusConfig, hash_file: Callable[[Path], str]) -> dict[str, str]:
-    """Return what identifies the rows: a folder by its content, a named dataset by its revision."""
+    """Return what identifies the rows: a folder by its content, a named dataset by its commit."""
     folder = Path(config.dataset).expanduser()
     if not folder.is_dir():
-        named = {"config": config.dataset_config, "revision": config.dataset_revision}
+        named = {"config": config.dataset_config, "revision": _revision(config)}
         return {"dataset": config.dataset, **named}
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     content = [[path.relative_to(folder).as_posix(), hash_file(path)] for path in files]
     return {"content": fingerprint(content)}
+
+
+def _revision(config: CorpusConfig) -> str:
+    return config.dataset_revision or _newest_commit(config.dataset)
+
+
+@cache  # one answer a process, so that the rows that are read are those that were named
+def _newest_commit(name: str) -> str:
+    from huggingface_hub import HfApi
+
+    try:
+        return str(HfApi().dataset_info(name).sha)
+    except Exception as error:  # the hub client has no common base for its failures
+        raise DataError(
+            f"The dataset {name!r} has no revision, and the hub did not tell its newest "
+            f"({type(error).__name__}); set corpus.dataset_revision to a commit of the dataset, or "
+            "check corpus.dataset and the network."
+        ) from None
 
 
 def _load(config: CorpusConfig, split: str) -> Any:
@@ -48,7 +67,7 @@ def _load(config: CorpusConfig, split: str) -> Any:
                 config.dataset,
                 config.dataset_config or None,
                 split=split,
-                revision=config.dataset_revision or None,
+                revision=_revision(config),
             )
         saved = datasets.load_from_disk(str(folder))
     except Exception as error:  # datasets raises many kinds, of the network and of the format

@@ -2,10 +2,12 @@ import json
 import subprocess
 import sys
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 
 from memdec.corpus.config import CorpusConfig
+from memdec.corpus.hub import _newest_commit
 from memdec.corpus.sources import describe_source, read_documents
 from memdec.errors import DataError, MissingExtraError
 
@@ -164,11 +166,56 @@ def test_a_dataset_that_cannot_be_loaded_is_one_line(tmp_path, monkeypatch):
         raise RuntimeError(f"no way to {name}\nsecond line")
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    config = CorpusConfig(source="hf", dataset="nobody/nothing", **NAMES)
+    config = CorpusConfig(source="hf", dataset="nobody/nothing", dataset_revision="a1", **NAMES)
     with pytest.raises(
         DataError, match=r"'nobody/nothing', split 'train', cannot be loaded \(no way"
     ):
         read(config, tmp_path)
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """Stand in for the hub: a dictionary of dataset names and their newest commits."""
+    commits = {}
+
+    def dataset_info(api, name):
+        return SimpleNamespace(sha=commits[name])
+
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", dataset_info)
+    _newest_commit.cache_clear()
+    yield commits
+    _newest_commit.cache_clear()
+
+
+def test_a_named_dataset_is_known_by_its_newest_commit(hub, tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    config = CorpusConfig(source="hf", dataset="some/name", **NAMES)
+    hub["some/name"] = "c0ffee"
+    before = describe_source(config)
+    assert before["revision"] == "c0ffee"
+    asked = []
+
+    def load_dataset(name, config, split, revision):
+        asked.append(revision)
+        return datasets.Dataset.from_dict({"text": [split]})
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    hub["some/name"] = "decade"  # a commit between naming and reading
+    read(config, tmp_path)
+    assert asked == ["c0ffee"] * 3
+    _newest_commit.cache_clear()  # the next run
+    assert describe_source(config) != before
+
+
+def test_a_given_revision_asks_no_hub(hub):
+    config = CorpusConfig(source="hf", dataset="some/name", dataset_revision="a1", **NAMES)
+    assert describe_source(config)["revision"] == "a1"
+
+
+def test_a_named_dataset_without_hub_or_revision_is_refused(hub):
+    config = CorpusConfig(source="hf", dataset="some/name", **NAMES)
+    with pytest.raises(DataError, match=r"'some/name' has no revision.*corpus\.dataset_revision"):
+        describe_source(config)
 
 
 def test_a_missing_extra_says_how_to_install_it(tmp_path, monkeypatch):
