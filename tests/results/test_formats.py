@@ -17,7 +17,7 @@ def tables(make_record):
         caption="Lower is\n  better.",
         rows=[
             Selector(label="A|B", where={"method": "base"}),
-            Selector(label="100% <b>", where={"method": "knn_lm"}),
+            Selector(label="100% <b>\\", where={"method": "knn_lm"}),
             Selector(label="Lost", where={"method": "lora"}),
         ],
         columns=[Column(label="ppl_1")],
@@ -38,7 +38,7 @@ def test_markdown_holds_numbers_best_notes_and_origins(tables):
     assert "Lower is better." in lines
     assert "|  | ppl\\_1 | n |" in lines
     assert "| A\\|B | 20.00 | 1 |" in lines
-    assert "| 100% &lt;b&gt; | **15.12 \u00b1 0.18** | 2 |" in lines
+    assert "| 100% &lt;b&gt;\\ | **15.12 \u00b1 0.18** | 2 |" in lines
     assert "| Lost | failed | - |" in lines
     assert "- Mean and sample standard deviation over n seeds." in lines
     assert "<details><summary>4 records, commit abcdef012345</summary>" in lines
@@ -50,7 +50,7 @@ def test_markdown_holds_numbers_best_notes_and_origins(tables):
 
 def test_csv_keeps_full_precision_and_record_ids(tables):
     rows = list(csv.DictReader(io.StringIO(to_csv(tables))))
-    assert [row["row"] for row in rows] == ["A|B", "100% <b>", "Lost"]
+    assert [row["row"] for row in rows] == ["A|B", "100% <b>\\", "Lost"]
     assert float(rows[1]["mean"]) == 15.125
     assert float(rows[1]["spread"]) == pytest.approx(0.17677669529663687, abs=1e-15)
     assert rows[1]["n"] == "2"
@@ -63,7 +63,7 @@ def test_latex_is_booktabs_with_escapes(tables):
     text = to_latex(tables)
     assert r"\toprule" in text
     assert r" & ppl\_1 & n \\" in text
-    assert r"100\% <b> & \textbf{15.12 $\pm$ 0.18} & 2 \\" in text
+    assert r"100\% <b>\textbackslash{} & \textbf{15.12 $\pm$ 0.18} & 2 \\" in text
     assert r"Toy \& co" in text
     assert text.count(r"\begin{tabular}{lrr}") == text.count(r"\end{tabular}") == 1
     assert "% Records: toy-base-s0-01234567, toy-knn_lm-s0-01234567" in text

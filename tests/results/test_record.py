@@ -52,6 +52,7 @@ def test_fields_of_later_writers_are_ignored(make_facts):
             {"metrics": {"test/perplexity": "9"}},
             r"metrics\.test/perplexity must be a finite number",
         ),
+        ({"metrics": {"a": math.nan}}, r"metrics\.a must be a finite number, got nan"),
         ({"metrics": []}, r"metrics must be a mapping, got \[\]"),
         ({"metrics": {}}, r"metrics is empty, but status is complete"),
         ({"status": "failed", "error": None}, r"error is missing, but status is failed"),
@@ -85,9 +86,13 @@ def test_content_that_is_no_mapping_is_refused():
         parse_record([1], "x.json")
 
 
-def test_broken_json_and_infinity_are_refused_with_the_path(tmp_path):
+def test_broken_json_and_infinity_are_refused_with_the_path(make_facts, tmp_path):
     path = tmp_path / "broken.json"
-    for text in ("{oops", '{"schema": Infinity}', "\ud800".encode("utf-8", "surrogatepass")):
+    for text in (
+        "{oops",
+        json.dumps(make_facts(config={"a": math.inf})),
+        "\ud800".encode("utf-8", "surrogatepass"),
+    ):
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
         with pytest.raises(DataError, match=re.escape(str(path))):
             read_record(path)

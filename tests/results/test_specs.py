@@ -83,6 +83,11 @@ def test_by_gives_one_selector_per_value_in_numeric_order(make_record):
     assert rows[1].where == {"method": "base", "config.knn.k": 16}
 
 
+def test_records_without_the_field_make_no_row_of_their_own(make_record):
+    records = [make_record(alpha=0.5), make_record(seed=1)]
+    assert [row.label for row in expand([Selector(by="alpha")], records, "small")] == ["0.5"]
+
+
 def test_selectors_of_another_scale_are_dropped(make_record):
     selectors = [Selector(label="a", where={"scale": "paper"}), Selector(label="b")]
     assert [row.label for row in expand(selectors, [make_record()], "small")] == ["b"]

@@ -135,6 +135,14 @@ def test_the_papers_numbers_stand_in_their_own_column_at_paper_scale_only(make_r
     assert grid(small)[0] == ["base", "20.00", "1"]
 
 
+def test_a_column_of_every_scale_shows_the_papers_number_at_paper_scale_only(make_record):
+    given = spec(paper="T99", columns=[Column(label="Any", paper="col")])
+    paper, small = build_tables(given, [make_record(20.0)], PAPER)
+    assert [heading.label for heading in paper.headings] == ["Any", "paper: Any"]
+    assert [heading.label for heading in small.headings] == ["Any"]
+    assert not any("Paper:" in note for note in small.notes)
+
+
 def test_the_average_needs_every_column(make_record):
     columns = [Column(by="experiment"), Column(label="Average", average=True)]
     records = [
