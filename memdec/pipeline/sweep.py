@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 
 from memdec.errors import ArtifactError, ConfigError
 from memdec.pipeline.sweep_file import load_sweep
+from memdec.pipeline.sweep_identity import trial_identity
 from memdec.pipeline.sweep_metric import read_metric
 from memdec.pipeline.sweep_state import Status, TrialState, open_states
 from memdec.pipeline.sweep_view import open_view
@@ -27,7 +28,7 @@ INTERRUPTED = 130  # what a shell reports after Ctrl-C
 
 
 def run_sweep(path: Path | str, jobs: int = 1, artifacts: Path = Path("artifacts")) -> int:
-    """Run every trial that has not finished yet, `jobs` at a time; return the exit code.
+    """Run every trial that has not finished as it is now, `jobs` at a time; return the exit code.
 
     A trial is a subprocess of the command that `wandb agent` would run. Failed trials do not stop
     the others. States and logs stay in ARTIFACTS/sweeps/NAME, so a later call goes on from there.
@@ -44,7 +45,10 @@ def run_sweep(path: Path | str, jobs: int = 1, artifacts: Path = Path("artifacts
     folder.mkdir(parents=True, exist_ok=True)
     with _only_one(folder), _count_signals() as signals:
         states = open_states(
-            sweep, folder, lambda trial: read_metric(trial, sweep.metric, artifacts / "runs")
+            sweep,
+            folder,
+            lambda trial: read_metric(trial, sweep.metric, artifacts),
+            lambda trial: trial_identity(trial, artifacts),
         )
         with open_view(sweep, states, folder) as view:
             for state in _Pool(states, jobs, signals).run():
@@ -76,6 +80,7 @@ class _Pool:
             yield from self._collect()
 
     def _stop(self) -> Iterator[TrialState]:
+        yield from self._collect()  # those that came to their end by themselves
         # SIGTERM first, as `wandb agent` does; a second Ctrl-C cuts the grace short.
         for _, process in self._running.values():
             _signal_group(process, signal.SIGTERM)
@@ -86,10 +91,8 @@ class _Pool:
             time.sleep(POLL_SECONDS)
         for state, process in self._running.values():
             _signal_group(process, signal.SIGKILL)  # also what the trial left behind
-            if process.wait() == 0:
-                state.end(0)
-            else:
-                state.stop()
+            process.wait()
+            state.stop()  # also after exit code 0: Lightning ends so when SIGTERM cuts it short
             yield state
 
     def _start(self, slot: int, state: TrialState) -> TrialState:

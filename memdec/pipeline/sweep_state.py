@@ -17,6 +17,7 @@ from memdec.pipeline.sweep_file import Sweep, Trial
 TAIL_BYTES = 4096
 
 Measure = Callable[[Trial], float | None]
+Identify = Callable[[Trial], str | None]
 
 
 class Status(enum.StrEnum):
@@ -33,7 +34,9 @@ class Status(enum.StrEnum):
 class TrialState:
     """One trial: its status, and the files FOLDER/ID.json and FOLDER/ID.log."""
 
-    def __init__(self, number: int, trial: Trial, folder: Path, measure: Measure) -> None:
+    def __init__(
+        self, number: int, trial: Trial, folder: Path, measure: Measure, identify: Identify
+    ) -> None:
         self.number = number
         self.trial = trial
         self.value: float | None = None
@@ -45,8 +48,10 @@ class TrialState:
         self._started = 0.0
         self._log_start = 0
         self._measure = measure
+        self._identify = identify
+        self._identity: str | None = None
         known = _read(self.file)
-        if known.get("status") == Status.FINISHED:
+        if known.get("status") == Status.FINISHED and self._is_still(known.get("identity")):
             self.status = Status.EARLIER
             self.seconds = float(known.get("seconds", 0.0))
             self.value = known.get("value")
@@ -69,6 +74,7 @@ class TrialState:
 
     def open_log(self) -> IO[bytes]:
         """Open the log for one more attempt; earlier attempts stay in it."""
+        self._identity = self._identify(self.trial)  # before the trial reads anything
         log = self.log.open("ab")
         log.write(f"# {_now()} {shlex.join(self.trial.command)}\n".encode())
         log.flush()
@@ -97,10 +103,14 @@ class TrialState:
         self.status = Status.STOPPED
         self._write(None)
 
+    def _is_still(self, identity: str | None) -> bool:
+        return identity is not None and identity == self._identify(self.trial)
+
     def _write(self, code: int | None) -> None:
         facts = {
             "status": self.status,
             "exit_code": code,
+            "identity": self._identity,
             "seconds": self.seconds,
             "value": self.value,
             "ended": _now(),
@@ -110,13 +120,17 @@ class TrialState:
         write_text(self.file, json.dumps(facts, indent=1) + "\n")
 
 
-def open_states(sweep: Sweep, folder: Path, measure: Measure) -> list[TrialState]:
+def open_states(
+    sweep: Sweep, folder: Path, measure: Measure, identify: Identify
+) -> list[TrialState]:
     """Return the states of all trials, those that finished in an earlier call marked so.
 
-    `measure` returns a finished trial's value of the sweep's metric, or None.
+    `measure` returns a finished trial's value of the sweep's metric, or None; `identify` what the
+    trial would make now, or None. A trial that would now make something else is to run again.
     """
     return [
-        TrialState(number, trial, folder, measure) for number, trial in enumerate(sweep.trials, 1)
+        TrialState(number, trial, folder, measure, identify)
+        for number, trial in enumerate(sweep.trials, 1)
     ]
 
 

@@ -12,7 +12,9 @@ import pytest
 import yaml
 
 from memdec.pipeline.sweep_file import load_sweep
+from memdec.pipeline.sweep_identity import record_fingerprints, trial_identity
 from memdec.pipeline.sweep_metric import read_metric
+from memdec.pipeline.sweep_state import Status, open_states
 
 ROOT = Path(__file__).parents[2]
 SWEEP = {
@@ -65,6 +67,54 @@ def test_the_same_file_without_an_account(environment, tiny_experiment, double, 
     assert re.search(rf"best \S+ \S+ with knn\.k={best}", again.stdout)
 
 
+@pytest.fixture
+def reruns(tiny_experiment, monkeypatch):
+    """Mark a sweep's trial as finished; return a function that tells whether it would rerun."""
+    monkeypatch.chdir(tiny_experiment)
+    Path("grid.yaml").write_text(yaml.safe_dump(SWEEP | {"parameters": {"seed": {"value": 4}}}))
+    loaded = load_sweep("grid.yaml")
+    artifacts = tiny_experiment / "artifacts"
+
+    def open_state():
+        (state,) = open_states(
+            loaded,
+            tiny_experiment,
+            lambda trial: 1.0,
+            lambda trial: trial_identity(trial, artifacts),
+        )
+        return state
+
+    state = open_state()
+    state.open_log().close()
+    state.start()
+    state.end(0)
+    return lambda: open_state().status is not Status.EARLIER
+
+
+def test_a_finished_trial_is_not_run_again(reruns):
+    assert not reruns()
+
+
+def test_an_edited_text_makes_a_finished_trial_run_again(reruns):
+    text = Path("train.txt").read_text()
+    Path("train.txt").write_text(text + " More.")
+    assert reruns()
+    Path("train.txt").write_text(text)
+    assert not reruns()
+    Path("train.txt").unlink()
+    assert reruns()  # and says what is missing
+
+
+@pytest.mark.parametrize("change", ["commit", "edit"])
+def test_other_code_makes_a_finished_trial_run_again(reruns, monkeypatch, change):
+    if change == "commit":
+        state = ("f" * 40, False)
+        monkeypatch.setattr("memdec.pipeline.sweep_identity.source_state", lambda: state)
+    else:
+        monkeypatch.setattr("memdec.pipeline.sweep_identity._sources", lambda: "other")
+    assert reruns()
+
+
 def test_a_wrong_sweep_is_one_line_and_exit_code_2(environment, tiny_experiment):
     wrong = SWEEP | {"parameters": {"knn.kk": {"values": [3]}}}
     (tiny_experiment / "grid.yaml").write_text(yaml.safe_dump(wrong))
@@ -76,11 +126,12 @@ def test_a_wrong_sweep_is_one_line_and_exit_code_2(environment, tiny_experiment)
     assert not (tiny_experiment / "artifacts").exists()
 
 
-def test_the_metric_is_that_of_the_latest_record_with_the_trials_settings(tmp_path, monkeypatch):
+def test_the_metric_is_that_of_the_latest_record_of_the_trial(tiny_experiment, monkeypatch):
+    tmp_path = tiny_experiment
     monkeypatch.chdir(tmp_path)
-    Path("tiny.yaml").write_text("name: tiny\nmethods: [base, memory_decoder]\n")
     Path("grid.yaml").write_text(yaml.safe_dump(SWEEP | {"parameters": {"seed": {"value": 4}}}))
     (trial,) = load_sweep("grid.yaml").trials
+    names = record_fingerprints(trial.experiment, tmp_path)
 
     def write(folder, method, value, finished, **changes):
         record = {
@@ -88,7 +139,7 @@ def test_the_metric_is_that_of_the_latest_record_with_the_trials_settings(tmp_pa
             "method": method,
             "alpha": None,
             "status": "complete",
-            "config": trial.experiment.facts(),
+            "fingerprint": names[method],
             "metrics": {"test/perplexity": value},
             "provenance": {"finished": finished},
         }
@@ -97,18 +148,20 @@ def test_the_metric_is_that_of_the_latest_record_with_the_trials_settings(tmp_pa
         path.write_text(json.dumps(record | changes))
 
     runs = tmp_path / "runs"
-    assert read_metric(trial, "test/perplexity", runs) is None
+    assert read_metric(trial, "test/perplexity", tmp_path) is None
     write("tiny-1", "base", 9.0, "2026-01-05")
     write("tiny-1", "memory_decoder", 5.0, "2026-01-02")
     write("tiny-2", "memory_decoder", 4.0, "2026-01-03")
     write("tiny-3", "memory_decoder", 3.0, "2026-01-01")
-    write("tiny-4", "memory_decoder", 2.0, "2026-01-04", config={"seed": 5})
+    write("tiny-4", "memory_decoder", 2.0, "2026-01-04", fingerprint="of another seed")
     write("tiny-5", "memory_decoder", 1.0, "2026-01-04", status="failed")
     (runs / "tiny-1" / "base" / "record.json").with_name("other.json").write_text("{")
-    assert read_metric(trial, "test/perplexity", runs) == 4.0  # the last method of the list
-    assert read_metric(trial, "base/test/perplexity", runs) == 9.0
-    assert read_metric(trial, "train/loss", runs) is None
-    assert read_metric(trial, None, runs) is None
+    assert read_metric(trial, "test/perplexity", tmp_path) == 4.0  # the last method of the list
+    assert read_metric(trial, "base/test/perplexity", tmp_path) == 9.0
+    assert read_metric(trial, "train/loss", tmp_path) is None
+    assert read_metric(trial, None, tmp_path) is None
+    Path("test.txt").write_text("Another text.")
+    assert read_metric(trial, "test/perplexity", tmp_path) is None
 
 
 AGENT = """#!/bin/bash

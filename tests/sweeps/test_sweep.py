@@ -41,6 +41,10 @@ if mood == "sleeps":
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     Path("pids.txt").write_text(f"{os.getpid()} {child.pid}")
     time.sleep(600)
+if mood == "polite":  # as Lightning ends when SIGTERM cuts it short
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+    Path("pids.txt").write_text(f"{os.getpid()} {os.getpid()}")
+    time.sleep(600)
 if mood == "deaf":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     Path("pids.txt").write_text(f"{os.getpid()} {os.getpid()}")
@@ -238,6 +242,18 @@ def test_a_stopped_sweep_leaves_no_process_and_goes_on_later(write, number):
     Path("healed").touch()
     assert run_sweep(path) == 0
     assert started() == [1, 1, 2]
+
+
+def test_a_trial_that_ends_well_because_it_was_stopped_has_not_finished(write):
+    path = write([1], mood="polite")
+    process = call(stdout=subprocess.DEVNULL)
+    wait_for(lambda: Path("pids.txt").exists() and Path("pids.txt").read_text())
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=20) == 130
+    assert states() == {1: "stopped"}
+    Path("healed").touch()
+    assert run_sweep(path) == 0
+    assert started() == [1, 1]
 
 
 @pytest.mark.parametrize(("grace", "signals"), [(0.3, 1), (600, 2)])
