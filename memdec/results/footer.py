@@ -13,8 +13,10 @@ def notes_of(records: list[Record], papers: list[PaperTable]) -> list[str]:
         notes.append("Mean and sample standard deviation over n seeds.")
     if any(record.intervals for record in records):
         notes.append("Brackets hold the 95% interval of one run, by bootstrap over test documents.")
-    if any(record.alpha is not None for record in records):
-        notes.append("alpha and temperature of every method were chosen on validation text.")
+    if any(record.alpha is not None and not _fixed_alpha(record) for record in records):
+        notes.append("alpha (and kNN-LM's temperature) was chosen on validation text.")
+    if any(_fixed_alpha(record) for record in records):
+        notes.append("alpha was fixed in advance in runs that set it.")
     notes += _unlike_tokens(records)
     notes += [f"Failed: {r.id}: {r.error}" for r in records if not r.complete]
     dirty = [record.id for record in records if record.provenance.dirty]
@@ -56,6 +58,12 @@ def origin(record: Record) -> str:
         f"{record.id}: commit {provenance.commit[:12]}{state}, {seconds(record):,.0f} s on "
         f"{hardware(record)}; {provenance.command}"
     )
+
+
+def _fixed_alpha(record: Record) -> bool:
+    """Tell whether the run's settings name the alpha, instead of leaving it to validation."""
+    section = record.config.get(record.method)
+    return isinstance(section, dict) and isinstance(section.get("alpha"), int | float)
 
 
 def _unlike_tokens(records: list[Record]) -> list[str]:

@@ -3,7 +3,7 @@ import io
 
 import pytest
 
-from memdec.results.footer import hardware, origin, seconds
+from memdec.results.footer import hardware, notes_of, origin, seconds
 from memdec.results.specs import Column, Selector, TableSpec
 from memdec.results.table_formats import to_csv, to_latex, to_markdown
 from memdec.results.tables import build_tables
@@ -73,6 +73,14 @@ def test_seconds_come_from_the_budget_else_from_the_stages(make_record):
     assert seconds(make_record()) == 10.0
     assert seconds(make_record(budget={})) == 1.5
     assert seconds(make_record(budget={"seconds": None})) == 1.5
+
+
+def test_notes_tell_a_tuned_alpha_from_a_fixed_one(make_record):
+    tuned = make_record(method="knn_lm", alpha=0.3, config={"knn_lm": {"alpha": "validation"}})
+    fixed = make_record(method="knn_lm", alpha=0.3, config={"knn_lm": {"alpha": 0.3}})
+    assert ["chosen on validation" in note for note in notes_of([tuned], [])] == [True]
+    assert ["fixed in advance" in note for note in notes_of([fixed], [])] == [True]
+    assert notes_of([make_record()], []) == []
 
 
 def test_an_origin_says_when_sources_were_edited(make_record):
