@@ -30,8 +30,6 @@ class ModelFacts:
 EMBEDDED_FACTS = ModelFacts(134_515_008, 576, 49_152, 30)
 """SmolLM2-135M, for plans made before it is fetched."""
 
-
-def read_model_facts(path: Path) -> ModelFacts:
 BYTES_PER_PARAMETER = 0.6
 """Of a GGUF file quantized to four or five bits."""
 
@@ -44,6 +42,8 @@ def guess_model_facts(num_bytes: int) -> ModelFacts:
     hidden = (math.sqrt(vocab**2 + 48 * blocks * parameters) - vocab) / (24 * blocks)
     return ModelFacts(parameters, math.floor(hidden), vocab, blocks)
 
+
+def read_model_facts(path: Path) -> ModelFacts:
     """Read sizes from config.json and the headers of the safetensors files.
 
     Raises:
