@@ -1,5 +1,6 @@
 """Range checks for configuration values, each with one clear sentence."""
 
+import math
 from difflib import get_close_matches
 from importlib.util import find_spec
 
@@ -20,7 +21,7 @@ def check_choice(key: str, value: str, allowed: tuple[str, ...]) -> None:
 
 def check_at_least(key: str, value: float, least: float) -> None:
     """Raise ConfigError when `value` is below `least`."""
-    if not value >= least:
+    if not least <= value < math.inf:
         raise ConfigError(f"{key} must be at least {least}, got {value}.")
 
 
@@ -32,7 +33,7 @@ def check_share(key: str, value: float) -> None:
 
 def check_positive(key: str, value: float) -> None:
     """Raise ConfigError unless `value` is above 0."""
-    if not value > 0:
+    if not 0 < value < math.inf:
         raise ConfigError(f"{key} must be above 0, got {value}.")
 
 

@@ -26,6 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except MemdecError as error:
         print(f"memdec: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(EXIT_USER)
+    except OSError as error:  # a folder that cannot be written, a disk that ran full
+        print(f"memdec: {error}", file=sys.stderr)
+        sys.exit(EXIT_USER)
     except KeyboardInterrupt:
         print("memdec: interrupted; the same command goes on from here.", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)

@@ -44,6 +44,15 @@ def test_what_readme_points_to_is_there(name):
     assert (ROOT / name).exists()
 
 
+def test_the_index_of_experiments_lists_each_of_them_once():
+    index = (ROOT / "experiments" / "README.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| `(.+?\.yaml)`", index, re.MULTILINE)
+    files = (ROOT / "experiments").glob("**/*.yaml")
+    assert sorted(listed) == sorted(
+        path.relative_to(ROOT / "experiments").as_posix() for path in files
+    )
+
+
 def test_the_demo_output_in_readme_is_that_of_the_committed_records():
     shown = README.split("<!-- demo output: begin -->")[1].split("<!-- demo output: end -->")[0]
     files = sorted((ROOT / "reports" / "records").glob("demo-*-s0-*.json"))

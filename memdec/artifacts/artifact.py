@@ -19,6 +19,7 @@ from memdec.artifacts.fingerprint import hash_file
 from memdec.errors import ArtifactError
 
 MANIFEST = "manifest.json"
+SCRATCH = "scratch"
 SCHEMA = 1
 
 
@@ -66,6 +67,11 @@ class ArtifactWriter:
         shutil.rmtree(self.path, ignore_errors=True)
         self.path.mkdir(parents=True)
 
+    @property
+    def scratch(self) -> Path:
+        """A folder for what only a resumed attempt needs; it goes once the artifact is sealed."""
+        return self.path / SCRATCH
+
     def array(self, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
         """Make a writable memory-mapped array NAME.npy of zeros."""
         path = self.path / f"{name}.npy"
@@ -87,7 +93,10 @@ class ArtifactWriter:
     ) -> Artifact:
         """Sync, describe and rename the part folder to `final`."""
         files = {}
+        (self.path / MANIFEST).unlink(missing_ok=True)  # of an attempt killed before its rename
         for path in sorted(p for p in self.path.rglob("*") if p.is_file()):
+            if self.scratch in path.parents:
+                continue
             sync(path)
             status = path.stat()
             files[path.relative_to(self.path).as_posix()] = {
@@ -109,6 +118,7 @@ class ArtifactWriter:
         final.parent.mkdir(parents=True, exist_ok=True)
         self.path.rename(final)
         sync(final.parent)
+        shutil.rmtree(final / SCRATCH, ignore_errors=True)
         return Artifact(final, manifest)
 
     def _arrays(self) -> dict[str, Any]:

@@ -39,13 +39,15 @@ class KnnConfig:
     temperature: float = 16.0
     """Divides minus the squared distance before the softmax; above 0."""
     threshold: float = 0.0
-    """Target probabilities at or below this are dropped and the rest renormalised; in [0, 1]."""
+    """Target probabilities at or below this are dropped and the rest renormalised; in [0, 1)."""
 
     def __post_init__(self) -> None:
         check_at_least("knn.k", self.k, 1)
         check_at_least("knn.k_max", self.k_max, 1)
         check_positive("knn.temperature", self.temperature)
         check_share("knn.threshold", self.threshold)
+        if self.threshold == 1:
+            raise ConfigError("knn.threshold must be below 1: at 1 every target would be dropped.")
         if self.k > self.k_max:
             raise ConfigError(
                 f"knn.k is {self.k} but only knn.k_max = {self.k_max} neighbors are cached; "

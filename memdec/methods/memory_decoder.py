@@ -16,11 +16,12 @@ class MemoryDecoderMethod(Method):
         """Offer the trained memory to the mixture."""
         scores = inputs.artifacts["memory_scores"]
         memory = inputs.artifacts.get("memory")  # none where a trained one is plugged in
+        export = memory.path / "export" if memory else Path(inputs.config.trained)
         return AdaptedLM(
             lm=split_scores(inputs.artifacts["base_scores"]),
             candidates=(Candidate(split_scores(scores)),),
             alpha=inputs.config.alpha,
             top_tokens=scores,
-            memory_path=memory.path / "export" if memory else Path(inputs.config.trained),
+            memory_path=export.expanduser(),
             training=memory,
         )

@@ -16,6 +16,8 @@ def continue_both(
     max_new_tokens: int,
     device: str,
     dtype: str,
+    bos: str = "auto",
+    separator: str = "auto",
 ) -> tuple[str, str]:
     """Return the greedy continuations of base and of base + memory, without the prompt.
 
@@ -24,7 +26,7 @@ def continue_both(
         DataError: A folder holds no loadable model or no memory.
     """
     facts, tokenizer = read_memory_facts(memory_path), load_tokenizer(base_path)
-    rules = read_token_rules(tokenizer)
+    rules = read_token_rules(tokenizer, bos, separator)
     check_same_tokenizer(str(base_path), rules.hash, str(memory_path), facts["tokenizer_hash"])
     where = pick_device(device)
     lm = load_causal_lm(base_path, dtype, where)

@@ -72,5 +72,7 @@ def side_by_side(job: Job, memory_path: Path, alpha: float) -> dict[str, str]:
         config.new_tokens,
         job.experiment.model.device,
         job.experiment.model.dtype,
+        job.experiment.model.bos,
+        job.experiment.model.separator,
     )
     return {"prompt": config.prompt, "base": base, "adapted": adapted}

@@ -23,6 +23,8 @@ class ModelFacts:
         """Parameters that every token passes: all but the embedding and the output head."""
         return self.parameters - self.hidden_size * self.vocab_size * self.embeddings
 
+    max_positions: int = 0
+    """Longest input; 0 where the configuration does not say."""
     embeddings: int = 1
     """2 where embedding and head are stored apart."""
 
@@ -54,6 +56,7 @@ def read_model_facts(path: Path) -> ModelFacts:
         config = config.get("text_config", config)
         hidden = int(config.get("hidden_size", config.get("n_embd")))
         vocab = int(config["vocab_size"])
+        positions = int(config.get("max_position_embeddings", config.get("n_positions", 0)) or 0)
         blocks = int(config.get("num_hidden_layers", config.get("n_layer")))
     except (OSError, ValueError, KeyError, TypeError):
         raise DataError(f"{path / 'config.json'} is no readable model configuration.") from None
@@ -62,7 +65,7 @@ def read_model_facts(path: Path) -> ModelFacts:
     embeddings = sum(1 for shape in shapes if shape == [vocab, hidden])
     if not shapes:  # .bin weights: the usual size of a block
         parameters, embeddings = 12 * blocks * hidden**2 + vocab * hidden, 1
-    return ModelFacts(parameters, hidden, vocab, blocks, embeddings)
+    return ModelFacts(parameters, hidden, vocab, blocks, positions, embeddings)
 
 
 def _shapes(file: Path) -> list[list[int]]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from memdec.artifacts.files import check_disk
 from memdec.corpus.config import SPLITS, CorpusConfig
 from memdec.corpus.files import resolve_files
+from memdec.errors import ConfigError
 from memdec.pipeline.job import Job
 from memdec.pipeline.model_facts import (
     EMBEDDED_FACTS,
@@ -125,6 +126,7 @@ _ESTIMATES: dict[str, Estimate] = {
 def make_plan(job: Job, method_stages: tuple[str, ...]) -> list[StagePlan]:
     """Return the stages that the methods need, in order, with what they take."""
     sizes = _sizes(job)
+    _check_positions(job, sizes.model.max_positions)
     plans = []
     for name in job.required(method_stages):
         done = job.store.open(name, job.fingerprint(name))
@@ -140,6 +142,15 @@ def make_plan(job: Job, method_stages: tuple[str, ...]) -> list[StagePlan]:
             )
         )
     return plans
+
+
+def _check_positions(job: Job, max_positions: int) -> None:
+    needed = job.experiment.corpus.block_size + (job.experiment.model.bos == "always")
+    if 0 < max_positions < needed:
+        raise ConfigError(
+            f"corpus.block_size asks for {needed:,} positions but the model has {max_positions:,}; "
+            "lower it."
+        )
 
 
 def check_room(job: Job, plans: list[StagePlan]) -> None:

@@ -38,10 +38,7 @@ def run_experiment(experiment: Experiment, root: Path, rank: int = 0) -> RunResu
     Raises:
         MemdecError: A mistake of the user's, before or during the work; nothing is half-written.
     """
-    job = Job(experiment, root, rank)
-    methods = [METHODS[name] for name in experiment.methods]
-    for method in methods:
-        method.check()
+    job, methods = _open(experiment, root, rank)
     folder = root / "runs" / f"{experiment.name}-{_run_fingerprint(job, methods)}"
     if rank > 0:
         for stage in job.required(tuple(s for method in methods for s in method.stages)):
@@ -58,8 +55,10 @@ def run_shard(experiment: Experiment, root: Path, shard: Shard) -> list[str]:
 
     Returns what there is to say: the stages done, and which shards the next one waits for.
     """
-    job = Job(experiment, root)
-    needed = job.required(tuple(s for name in experiment.methods for s in METHODS[name].stages))
+    job, methods = _open(experiment, root, rank=0)
+    stages = tuple(stage for method in methods for stage in method.stages)
+    check_room(job, make_plan(job, stages))
+    needed = job.required(stages)
     lines = []
     for name in (name for name in needed if STAGES[name].merge):
         missing = job.shard(name, shard)
@@ -69,6 +68,14 @@ def run_shard(experiment: Experiment, root: Path, shard: Shard) -> list[str]:
             break
         lines.append(f"{name}: complete")
     return lines
+
+
+def _open(experiment: Experiment, root: Path, rank: int) -> tuple[Job, list[Method]]:
+    source_state()  # remembered now: the sources may change while a long stage runs
+    methods = [METHODS[name] for name in experiment.methods]
+    for method in methods:
+        method.check()
+    return Job(experiment, root, rank), methods
 
 
 def _run_fingerprint(job: Job, methods: list[Method]) -> str:
@@ -85,12 +92,12 @@ def _record(job: Job, method: Method, path: Path) -> Record:
         from memdec.pipeline.evaluate import evaluate
 
         record = evaluate(job, method, started)
+        _write(path, record)
     except MemdecError:
         raise
     except Exception as error:
         _write(path, _failure(job, method, started, error))
         raise
-    _write(path, record)
     return record
 
 

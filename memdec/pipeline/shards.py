@@ -27,10 +27,19 @@ class Shard:
         return f"{self.index + 1}/{self.count}"
 
     def of(self, num_items: int, multiple: int = 1) -> range:
-        """Return this part's items, cut at multiples so that batches are those of the whole."""
+        """Return this part's items, cut at multiples so that batches are those of the whole.
+
+        Raises:
+            ConfigError: There are more shards than pieces.
+        """
         num_groups = -(-num_items // multiple)
         edges = [num_groups * i // self.count * multiple for i in (self.index, self.index + 1)]
-        return range(min(edges[0], num_items), min(edges[1], num_items))
+        part = range(min(edges[0], num_items), min(edges[1], num_items))
+        if not part:
+            raise ConfigError(
+                f"--shard {self} is empty: the work has {num_groups:,} pieces; use fewer shards."
+            )
+        return part
 
 
 WHOLE = Shard()

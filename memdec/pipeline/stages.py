@@ -60,7 +60,7 @@ _TEXT = (
 _FORWARD = ("corpus.block_size", "model.bos", "model.dtype")
 _OPTIMISATION = (
     "learning_rate warmup_steps weight_decay gradient_clip_norm batch_size micro_batch_size "
-    "max_epochs max_steps validate_every_steps checkpoint_every_steps patience devices num_nodes "
+    "max_epochs max_steps validate_every_steps patience devices num_nodes "
     "strategy precision"
 )
 _TRAINING = (

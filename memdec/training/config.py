@@ -6,6 +6,7 @@ from memdec.checks import check_alpha, check_at_least, check_choice, check_posit
 from memdec.errors import ConfigError
 
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
+STRATEGIES = ("auto", "ddp")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true")
 
 
@@ -69,7 +70,7 @@ class TrainerConfig:
     num_nodes: int = 1
     """Machines."""
     strategy: str = "auto"
-    """Lightning strategy: auto, ddp, fsdp, ..."""
+    """Lightning strategy: auto or ddp; sharded ones would need a gathered export."""
     precision: str = "32-true"
     """Lightning precision."""
     num_workers: int = 0
@@ -86,6 +87,7 @@ class TrainerConfig:
         check_at_least("trainer.max_steps", self.max_steps, -1)
         check_choice("trainer.accelerator", self.accelerator, ACCELERATORS)
         check_choice("trainer.precision", self.precision, PRECISIONS)
+        check_choice("trainer.strategy", self.strategy, STRATEGIES)
         self.accumulation  # noqa: B018  (raises when the batch does not divide)
 
     @property

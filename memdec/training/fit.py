@@ -2,10 +2,11 @@
 
 import json
 import logging
-import shutil
 import sys
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -109,17 +110,18 @@ def fit_memory(
     lightning.seed_everything(seed, workers=True, verbose=False)
     num_validation = len(data.validation_tokens) - 1
     module = MemoryModule(memory, config, options, validate, num_validation)
-    folder = out.path / "checkpoints"
+    folder = out.scratch
     folder.mkdir(parents=True, exist_ok=True)
     trainer = _trainer(options, folder, logger)
     last = folder / "last.ckpt"
     started = time.monotonic()
-    trainer.fit(
-        module, datamodule=data, ckpt_path=last if last.is_file() else None, weights_only=False
-    )
-    best = module.best(MONITOR)
-    if not module.is_validated(MONITOR, trainer.global_step):  # max_steps fell between validations
-        trainer.validate(module, datamodule=data, verbose=False)
+    with _signals_interrupt():
+        trainer.fit(
+            module, datamodule=data, ckpt_path=last if last.is_file() else None, weights_only=False
+        )
+        best = module.best(MONITOR)
+        if not module.is_validated(MONITOR, trainer.global_step):  # max_steps between validations
+            trainer.validate(module, datamodule=data, verbose=False)
     seconds = time.monotonic() - started
     if trainer.is_global_zero:
         if module.best(MONITOR) == best:
@@ -127,7 +129,6 @@ def fit_memory(
         memory.export(out.path / "export", tokenizer, facts)
         lines = (_line(entry) for entry in module.history)
         write_text(out.path / "metrics.jsonl", "".join(lines))
-        shutil.rmtree(folder)
         out.info(
             steps=trainer.global_step,
             fit_seconds=round(seconds, 1),
@@ -136,6 +137,15 @@ def fit_memory(
             best=module.best(MONITOR),
             **facts,
         )
+
+
+@contextmanager
+def _signals_interrupt() -> Iterator[None]:
+    # Lightning answers SIGINT and SIGTERM with SystemExit, of code 0 for the latter.
+    try:
+        yield
+    except SystemExit as error:
+        raise KeyboardInterrupt from error
 
 
 def _trainer(options: TrainerConfig, folder: Path, logger: Logger | bool) -> lightning.Trainer:

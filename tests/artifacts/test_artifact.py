@@ -128,3 +128,24 @@ def test_a_manifest_of_another_build_is_refused(finished, content):
 def test_a_copy_with_other_file_times_is_still_good(finished):
     os.utime(finished.path / "keys.npy", ns=(1, 1))
     assert open_artifact(finished.path, "stage", NAME).array("keys")[2, 1] == 6
+
+
+def test_a_manifest_left_by_a_kill_before_the_rename_is_not_a_file_of_the_artifact(tmp_path):
+    writer = ArtifactWriter(tmp_path / ".part")
+    writer.clear()
+    writer.write_array("values", np.array([7, 8, 9], np.uint32))
+    (writer.path / "manifest.json").write_text("{}")
+    writer.seal(tmp_path / "stage" / NAME, "stage", NAME, {"seconds": 1.0})
+    opened = open_artifact(tmp_path / "stage" / NAME, "stage", NAME)
+    assert list(opened.manifest["files"]) == ["values.npy"]
+
+
+def test_scratch_survives_until_the_rename_and_is_no_part_of_the_artifact(tmp_path):
+    writer = ArtifactWriter(tmp_path / ".part")
+    writer.clear()
+    writer.scratch.mkdir()
+    (writer.scratch / "last.ckpt").write_text("weights")
+    writer.write_array("values", np.array([7], np.uint32))
+    sealed = writer.seal(tmp_path / "stage" / NAME, "stage", NAME, {"seconds": 1.0})
+    assert list(sealed.manifest["files"]) == ["values.npy"]
+    assert not (sealed.path / "scratch").exists()
