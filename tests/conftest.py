@@ -1,5 +1,6 @@
 """What several folders of tests share: tiny models on disk, a tiny corpus, and a warm `memdec`."""
 
+import importlib.util
 import json
 import os
 import random
@@ -319,3 +320,18 @@ def contents() -> Callable[[Path], dict[str, bytes]]:
         }
 
     return read
+
+
+@pytest.fixture(scope="session")
+def reference() -> Callable[[str], Any]:
+    """Name of a file in tests/reference, written from the paper in float64 -> its module."""
+
+    def load(name: str) -> Any:
+        spec = importlib.util.spec_from_file_location(name, HERE / "reference" / f"{name}.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load

@@ -1,21 +1,29 @@
-"""Exact nearest neighbors by squared L2 distance.
+"""Nearest neighbors by squared L2 distance.
+
+Exact search is bounded by matrix multiplication; above a size an inverted index proposes
+candidates, and every manifest says how far that is from exact.
 
 Shape legend: N rows, Q queries, D key width, K neighbors.
 """
+
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from memdec.datastore.search_candidates import Array
-from memdec.datastore.search_tiled import Advance, Found, TiledSearch, ignore
-from memdec.datastore.search_tiles import Keys
+from memdec.datastore.search_config import SearchConfig
+from memdec.datastore.search_found import Advance, Found, ignore
+from memdec.datastore.search_tiled import TiledSearch
+from memdec.datastore.search_tiles import Keys, mean_key
+from memdec.datastore.search_topk import TopkSearch
 from memdec.errors import ConfigError, DataError
 
-__all__ = ["exact_neighbors", "search_neighbors"]
+__all__ = ["exact_neighbors", "find_neighbors", "search_neighbors"]
 
 Neighbors = tuple[Tensor, Tensor]
-"""Row numbers i64 [Q, K] and squared distances f32 [Q, K], nearest first, ties by lower row."""
+"""Row numbers and squared distances f32 [Q, K], nearest first, ties by lower row."""
 
 
 def exact_neighbors(
@@ -44,15 +52,14 @@ def exact_neighbors(
     rows = range(len(keys_ND))[start:stop]
     _check_k(k, len(keys_ND) - exclude_self)
     found = Found(*(out or _new_arrays(len(rows), k)), rows.start)
-    search = TiledSearch(keys_ND, k)
-    if len(rows) == len(keys_ND):
-        search.among_themselves(found, exclude_self, advance)
+    device = torch.device(device)
+    if device.type == "cpu" and len(rows) == len(keys_ND):
+        TiledSearch(keys_ND, k).among_themselves(found, exclude_self, advance)
     else:
         wanted = torch.arange(rows.start, rows.stop)
-        search.one_sided(found, keys_ND, wanted, exclude_self=exclude_self, advance=advance)
-    lacking = found.lacking()
-    if len(lacking):
-        search.one_sided(found, keys_ND, lacking, exclude_self=exclude_self, with_cutoffs=False)
+        search = _one_sided_search(keys_ND, k, device)
+        own_rows = wanted if exclude_self else None
+        search.one_sided(found, keys_ND, wanted, own_rows=own_rows, advance=advance)
     return torch.from_numpy(found.rows), torch.from_numpy(found.sq_distances)
 
 
@@ -71,21 +78,84 @@ def search_neighbors(
 
     Raises:
         ConfigError: k is below 1 or above the rows there are.
-        DataError: A key is not finite, or the widths differ.
+        DataError: A key or query is not finite, or the widths differ.
     """
     if queries_QD.ndim != 2 or queries_QD.shape[1:] != keys_ND.shape[1:]:
         raise DataError(
             f"queries {list(queries_QD.shape)} and keys {list(keys_ND.shape)} must have one width."
         )
     _check_k(k, len(keys_ND))
+    mean_key(queries_QD)  # refuses what is not finite
     found = Found(*(out or _new_arrays(len(queries_QD), k)))
-    search = TiledSearch(keys_ND, k)
-    wanted = torch.arange(len(queries_QD))
-    search.one_sided(found, queries_QD, wanted, exclude_self=False, advance=advance)
-    lacking = found.lacking()
-    if len(lacking):
-        search.one_sided(found, queries_QD, lacking, exclude_self=False, with_cutoffs=False)
+    search = _one_sided_search(keys_ND, k, torch.device(device))
+    search.one_sided(found, queries_QD, advance=advance)
     return torch.from_numpy(found.rows), torch.from_numpy(found.sq_distances)
+
+
+def find_neighbors(
+    keys_ND: Keys,
+    values_N: Array,
+    k: int,
+    config: SearchConfig,
+    *,
+    out: tuple[Array, Array],
+    rows: range,
+    device: str | torch.device = "cpu",
+    advance: Advance = ignore,
+) -> dict[str, Any]:
+    """Search some rows among all, each without itself, the way the config says; return facts.
+
+    Fills `out` (rows, squared distances) for `rows`. The facts name the method, its recall and, if
+    it is approximate, how far the targets are from exact ones; a slot that the index could not
+    fill then holds row -1 at distance +inf. No row is left without any neighbor.
+
+    Raises:
+        ConfigError: k, or a setting of the index, does not fit the number of rows.
+        DataError: A key is not finite.
+    """
+    method = config.method_for(len(keys_ND))
+    if method == "exact":
+        exact_neighbors(
+            keys_ND,
+            k,
+            start=rows.start,
+            stop=rows.stop,
+            device=device,
+            advance=advance,
+            out=out,
+        )
+        return {"search": "exact", "recall": 1.0}
+    _check_k(k, len(keys_ND) - 1)
+    from memdec.datastore.search_faiss import FaissSearch
+    from memdec.datastore.search_report import compare_with_exact
+
+    found = Found(*out, rows.start)
+    search = FaissSearch(keys_ND, k, method, config)
+    search.one_sided(found, torch.arange(rows.start, rows.stop), advance)
+    facts = {
+        "search": search.description,
+        "num_probes": config.num_probes,
+        "rescued_rows": _rescue(keys_ND, k, out, rows),
+    }
+    return facts | compare_with_exact(found, rows, keys_ND, values_N, config)
+
+
+def _rescue(keys_ND: Keys, k: int, out: tuple[Array, Array], rows: range) -> int:
+    """Search rows without any neighbor exactly, as they would have no target; return their number.
+
+    They are those alone in all lists that were visited: a few at most.
+    """
+    empty = torch.from_numpy(np.flatnonzero(out[0][:, 0] < 0)) + rows.start
+    if len(empty):
+        found = Found(*out, rows.start)
+        TiledSearch(keys_ND, k).one_sided(found, keys_ND, empty, own_rows=empty)
+    return len(empty)
+
+
+def _one_sided_search(keys_ND: Keys, k: int, device: torch.device) -> TiledSearch | TopkSearch:
+    if device.type == "cpu":
+        return TiledSearch(keys_ND, k)
+    return TopkSearch(keys_ND, k, device)
 
 
 def _check_k(k: int, num_available: int) -> None:

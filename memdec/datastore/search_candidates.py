@@ -17,8 +17,8 @@ __all__ = ["EMPTY", "Array", "Candidates", "pack", "unpack"]
 
 Array = NDArray[Any]
 
-EMPTY = np.iinfo(np.int64).max
-"""Stands for no candidate; sorts last."""
+EMPTY = np.int64(0x7F80_0000_FFFF_FFFF)
+"""No candidate: row -1 at distance +inf, which sorts behind all others."""
 
 _TABLE_ENTRIES = 1 << 20
 """Candidates sorted at once: 8 MB."""
@@ -38,13 +38,9 @@ def pack(closeness: Array, rows: Array) -> Array:
 
 
 def unpack(packed: Array) -> tuple[Array, Array]:
-    """Return row numbers i64 and squared distances f32; -1 and +inf for an empty slot."""
-    empty = packed == EMPTY
-    sq_distances = (packed >> 32).astype(np.int32).view(np.float32)
-    sq_distances[empty] = np.inf
-    rows = packed & 0xFFFFFFFF
-    rows[empty] = -1
-    return rows, sq_distances
+    """Return row numbers i32 and squared distances f32; -1 and +inf for an empty slot."""
+    halves = np.ascontiguousarray(packed, "<i8").view("<i4").reshape(*packed.shape, 2)
+    return halves[..., 0], halves[..., 1].view("<f4")
 
 
 @dataclass(frozen=True)
@@ -72,18 +68,17 @@ class Candidates:
         """Keep what passes of a tile whose rows are queries, from `first_query` on."""
         cutoffs = self.cutoffs[first_query : first_query + len(closeness_RC), None]
         passing_S = np.flatnonzero(closeness_RC >= cutoffs)
-        queries_S, columns_S = np.divmod(passing_S, closeness_RC.shape[1])
+        queries_S, columns_S = _split(passing_S, closeness_RC.shape[1])
         self._add(queries_S + first_query, closeness_RC.reshape(-1)[passing_S], rows_C[columns_S])
 
     def take_mirrored(self, closeness_CR: Array, rows_C: Array) -> None:
         """Keep what passes of a tile whose columns are all the queries."""
         passing_S = np.flatnonzero(closeness_CR >= self.cutoffs)
-        queries_S = (passing_S % closeness_CR.shape[1]).astype(np.uint16)
+        columns_S, queries_S = _split(passing_S, closeness_CR.shape[1])
         # A stable sort of 16-bit integers is a radix sort: linear.
-        order_S = np.argsort(queries_S, kind="stable")
-        passing_S = passing_S[order_S]
-        rows_S = rows_C[passing_S // closeness_CR.shape[1]]
-        self._add(queries_S[order_S], closeness_CR.reshape(-1)[passing_S], rows_S)
+        order_S = np.argsort(queries_S.astype(np.uint16), kind="stable")
+        closeness_S = closeness_CR.reshape(-1)[passing_S[order_S]]
+        self._add(queries_S[order_S], closeness_S, rows_C[columns_S[order_S]])
 
     def _add(self, queries_S: Array, closeness_S: Array, rows_S: Array) -> None:
         counts_R = np.bincount(queries_S, minlength=len(self.cutoffs))
@@ -132,3 +127,8 @@ class Candidates:
             flat[places] = part.packed[starts[0] : starts[-1]]
             free += counts
         return table
+
+
+def _split(places: Array, num_columns: int) -> tuple[Array, Array]:
+    """Return row and column of flat places in a tile whose width is a power of two."""
+    return places >> (num_columns.bit_length() - 1), places & (num_columns - 1)

@@ -8,50 +8,23 @@ Shape legend: N rows, Q queries, D key width, K neighbors, R rows of a block.
 """
 
 import math
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from memdec.datastore.search_candidates import EMPTY, Array, Candidates, unpack
+from memdec.datastore.search_candidates import Candidates
+from memdec.datastore.search_found import Advance, Found, ignore
 from memdec.datastore.search_tiles import KeyBlock, KeyBlocks, Keys, Tile, mean_key
+from memdec.errors import DataError
 
-__all__ = ["Advance", "Found", "TiledSearch", "ignore"]
+__all__ = ["TiledSearch"]
 
 _MAX_BLOCK_ROWS = 1024
 _MIN_BLOCK_ROWS = 64
 _SAMPLE_BLOCKS = 4
 _CPU = torch.device("cpu")
-
-Advance = Callable[[int], Any]
-"""Told how many more queries are done."""
-
-
-def ignore(num_queries: int) -> None:
-    """Report no progress."""
-
-
-class Found:
-    """Rows and squared distances [Q, K] of the queries from `first` on, filled block by block."""
-
-    def __init__(self, rows_QK: Array, sq_distances_QK: Array, first: int = 0) -> None:
-        self.rows = rows_QK
-        self.sq_distances = sq_distances_QK
-        self._first = first
-        self._lacking = [np.empty(0, np.int64)]
-
-    def put(self, queries: Array, nearest_QK: Array) -> None:
-        """Store the packed neighbors of some queries; note those that lack some."""
-        places = queries - self._first
-        self.rows[places], self.sq_distances[places] = unpack(nearest_QK)
-        self._lacking.append(queries[nearest_QK[:, -1] == EMPTY])
-
-    def lacking(self) -> Tensor:
-        """Return the queries that lack neighbors, i64."""
-        return torch.from_numpy(np.sort(np.concatenate(self._lacking)))
 
 
 class TiledSearch:
@@ -63,6 +36,7 @@ class TiledSearch:
         num_drawn = min(_SAMPLE_BLOCKS * size, num_rows)
         order_N = _sample_first(num_rows, num_drawn)
         self._k = k
+        self._keys = keys_ND
         self._mean = mean_key(keys_ND)
         self._place_N = torch.empty_like(order_N).index_copy_(0, order_N, torch.arange(num_rows))
         self._blocks = KeyBlocks(keys_ND, order_N, self._mean, size)
@@ -72,14 +46,9 @@ class TiledSearch:
 
     def among_themselves(self, out: Found, exclude_self: bool, advance: Advance = ignore) -> None:
         """Search every row among all; distances are symmetric, so a tile serves both its blocks."""
-        blocks, size = self._blocks, self._blocks.block_rows
-        stores: dict[int, Candidates] = {}
-        tiles = [Tile(size, size, _CPU) for _ in self._sampled]
-        for left in range(blocks.num_blocks):
-            own_R = torch.arange(left * size, (left + 1) * size) if exclude_self else None
-            stores[left] = self._open(blocks.block(left), own_R, tiles)
-            for right in self._sampled if left not in self._sampled else ():
-                self._collect(tiles[right], right, None, stores[right], left)
+        blocks = self._blocks
+        tiles = self._make_tiles(blocks.block_rows)
+        stores = self._open_all(tiles, exclude_self)
         for left in range(blocks.num_blocks):
             for right in range(left, blocks.num_blocks) if left not in self._sampled else ():
                 tiles[0].fill(blocks.block(left), blocks.block(right))
@@ -90,30 +59,77 @@ class TiledSearch:
             rows = blocks.rows(left)
             out.put(rows.numpy(), stores.pop(left).nearest(self._pool.map)[: len(rows)])
             advance(len(rows))
+        all_rows = torch.arange(len(self._keys))
+        self._complete(out, self._keys, all_rows, all_rows if exclude_self else None)
 
     def one_sided(
         self,
         out: Found,
         queries_QD: Keys,
-        wanted: Tensor,
-        *,
-        exclude_self: bool,
-        with_cutoffs: bool = True,
+        wanted: Tensor | None = None,
+        own_rows: Tensor | None = None,
         advance: Advance = ignore,
     ) -> None:
-        """Search the wanted queries; with `exclude_self`, query i is row i of the keys."""
+        """Search the wanted queries (all when None), each without its own row where that is given.
+
+        Both are i64 and equally long: numbers of queries, rising, and of rows of the keys.
+        """
+        wanted = torch.arange(len(queries_QD)) if wanted is None else wanted
+        self._search(out, queries_QD, wanted, own_rows, True, advance)
+        self._complete(out, queries_QD, wanted, own_rows)
+
+    def _complete(
+        self, out: Found, queries_QD: Keys, wanted: Tensor, own_rows: Tensor | None
+    ) -> None:
+        """Search again, without cutoffs, what got too few candidates."""
+        lacking = out.take_lacking()
+        if not len(lacking):
+            return
+        own = None if own_rows is None else own_rows[torch.searchsorted(wanted, lacking)]
+        self._search(out, queries_QD, lacking, own, False, ignore)
+        if len(lacking := out.take_lacking()):
+            raise DataError(
+                f"query {int(lacking[0])} has fewer than {self._k} rows at a finite distance; "
+                "the keys are not finite or too large for float32."
+            )
+
+    def _search(
+        self,
+        out: Found,
+        queries_QD: Keys,
+        wanted: Tensor,
+        own_rows: Tensor | None,
+        with_cutoffs: bool,
+        advance: Advance,
+    ) -> None:
         size = min(_block_rows(len(wanted)), self._blocks.block_rows)
         queries = KeyBlocks(queries_QD, wanted, self._mean, size)
-        tiles = [Tile(size, self._blocks.block_rows, _CPU) for _ in self._sampled]
+        tiles = self._make_tiles(size)
         for index in range(queries.num_blocks):
             block, rows = queries.block(index), queries.rows(index)
-            own_R = self._place_N[rows] if exclude_self else None
+            own_R = None
+            if own_rows is not None:
+                own_R = self._place_N[own_rows[index * size : (index + 1) * size]]
             store = self._open(block, own_R, tiles, with_cutoffs)
             for right in range(self._sampled.stop, self._blocks.num_blocks):
                 self._fill(tiles[0], block, own_R, right)
                 self._collect(tiles[0], right, store)
             out.put(rows.numpy(), store.nearest(self._pool.map)[: len(rows)])
             advance(len(rows))
+
+    def _make_tiles(self, num_queries: int) -> list[Tile]:
+        """Make room for the tiles of one block of queries with the sample."""
+        return [Tile(num_queries, self._blocks.block_rows, _CPU) for _ in self._sampled]
+
+    def _open_all(self, tiles: list[Tile], exclude_self: bool) -> dict[int, Candidates]:
+        """Search every block among the sample, which is thereby done."""
+        size, stores = self._blocks.block_rows, dict[int, Candidates]()
+        for left in range(self._blocks.num_blocks):
+            own_R = torch.arange(left * size, (left + 1) * size) if exclude_self else None
+            stores[left] = self._open(self._blocks.block(left), own_R, tiles)
+            for right in self._sampled if left not in self._sampled else ():
+                self._collect(tiles[right], right, None, stores[right], left)
+        return stores
 
     def _open(
         self, block: KeyBlock, own_R: Tensor | None, tiles: list[Tile], with_cutoffs: bool = True
@@ -170,7 +186,7 @@ class TiledSearch:
     def _strips(self, num_rows: int) -> list[slice]:
         """Share the rows of a tile among the threads."""
         size = -(-num_rows // torch.get_num_threads())
-        return [slice(first, first + size) for first in range(0, num_rows, size)]
+        return [slice(first, min(first + size, num_rows)) for first in range(0, num_rows, size)]
 
 
 def _block_rows(num_rows: int) -> int:

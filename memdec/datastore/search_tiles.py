@@ -24,8 +24,8 @@ Keys = NDArray[Any] | Tensor
 """Float rows [N, D] of any precision: a tensor, an array or a memory map."""
 
 _NORM_ROWS = 128
-_MEAN_ROWS = 65536
-_HELD_BYTES = 1 << 28
+_MEAN_ROWS = 4096
+_HELD_BYTES = {"cpu": 1 << 28, "cuda": 1 << 35}
 """Blocks are kept in float32 up to here; later ones are read again each time."""
 
 
@@ -69,7 +69,8 @@ class KeyBlocks:
         self._mean = mean_D
         self._half_norms: dict[int, Tensor] = {}
         self._held: dict[int, Tensor] = {}
-        self._max_held = _HELD_BYTES // (4 * block_rows * len(mean_D))
+        room = _HELD_BYTES.get(mean_D.device.type, _HELD_BYTES["cpu"])
+        self._max_held = room // (4 * block_rows * len(mean_D))
 
     def rows(self, index: int) -> Tensor:
         """Return the row numbers of one block, i64; the last block may be short."""

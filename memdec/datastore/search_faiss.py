@@ -1,0 +1,115 @@
+"""Approximate search for large datastores: FAISS inverted lists, exact distances, own row left out.
+
+FAISS is asked for candidates only. Their distances are computed from the keys and sorted here, so
+that order, ties and exclusion are those of the exact search. Do not fork a process that has
+searched: FAISS hangs in the child.
+
+Shape legend: N rows, Q queries, D key width, K neighbors, C candidates.
+"""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from memdec.datastore.search_candidates import EMPTY, Array, pack
+from memdec.datastore.search_config import SearchConfig
+from memdec.datastore.search_found import Advance, Found, ignore
+from memdec.datastore.search_tiles import Keys, mean_key, pick_rows
+from memdec.errors import ConfigError
+
+__all__ = ["FaissSearch"]
+
+_ADD_ROWS = 65_536
+_PQ_CENTROIDS = 256
+_QUERY_ROWS = 256
+_GATHERED = 1 << 24
+"""Key entries gathered at once for exact distances: 64 MB."""
+
+
+class FaissSearch:
+    """An inverted index over one key array, trained and filled when made."""
+
+    def __init__(self, keys_ND: Keys, k: int, method: str, config: SearchConfig) -> None:
+        import faiss
+
+        num_rows, width = keys_ND.shape
+        num_lists = config.num_lists or max(1, round(4 * math.sqrt(num_rows)))
+        num_lists = min(num_lists, num_rows)
+        self.description = _factory_text(method, num_lists, config.code_bytes, width)
+        self._k = k
+        self._num_candidates = min(num_rows, (k + 1) * (config.rerank if method == "ivf_pq" else 1))
+        self._keys = keys_ND
+        self._mean = mean_key(keys_ND)
+        faiss.omp_set_num_threads(torch.get_num_threads())
+        self._index = faiss.index_factory(width, self.description)
+        self._index.train(
+            self._centred(_training_rows(method, num_rows, num_lists, config)).numpy()
+        )
+        for first in range(0, num_rows, _ADD_ROWS):
+            rows = torch.arange(first, min(first + _ADD_ROWS, num_rows))
+            self._index.add(self._centred(rows).numpy())
+        faiss.extract_index_ivf(self._index).nprobe = min(config.num_probes, num_lists)
+
+    def one_sided(self, out: Found, wanted: Tensor, advance: Advance = ignore) -> None:
+        """Search rows among all, each without itself; what the lists cannot fill stays empty."""
+        for rows in wanted.split(_QUERY_ROWS):
+            queries_QD = self._centred(rows)
+            candidates_QC = self._index.search(queries_QD.numpy(), self._num_candidates)[1]
+            candidates_QC[candidates_QC == rows.numpy()[:, None]] = -1
+            nearest_QK = self._rerank(queries_QD, candidates_QC)
+            out.put(rows.numpy(), nearest_QK)
+            advance(len(rows))
+
+    def _rerank(self, queries_QD: Tensor, candidates_QC: Array) -> Array:
+        """Return the k nearest candidates by exact distance, packed i64 [Q, K]."""
+        packed_QC = np.full((len(candidates_QC), max(candidates_QC.shape[1], self._k)), EMPTY)
+        for query_D, candidates_C, packed in zip(queries_QD, candidates_QC, packed_QC, strict=True):
+            found = np.sort(candidates_C[candidates_C >= 0])
+            for part in np.array_split(found, -(-found.size * len(query_D) // _GATHERED) or 1):
+                difference = self._centred(torch.from_numpy(part)) - query_D
+                closeness = difference.square_().sum(1) / -2
+                place = np.searchsorted(found, part)
+                packed[place] = pack(closeness.numpy(), part)
+        packed_QC.sort(axis=1)
+        return packed_QC[:, : self._k]
+
+    def _centred(self, rows: Tensor) -> Tensor:
+        """Return the centred keys of some rows, f32."""
+        part = pick_rows(self._keys, rows)
+        keys = part if isinstance(part, Tensor) else torch.from_numpy(np.array(part))
+        return keys.cpu().float() - self._mean
+
+
+def _factory_text(method: str, num_lists: int, code_bytes: int, width: int) -> str:
+    """Return the text of `faiss.index_factory` for a method.
+
+    Raises:
+        ConfigError: A code has more bytes than a key has entries.
+    """
+    if method == "ivf_flat":
+        return f"IVF{num_lists},Flat"
+    if code_bytes > width:
+        raise ConfigError(
+            f"search.code_bytes must be at most {width}, the width of a key, got {code_bytes}."
+        )
+    # A rotation to a multiple of the code's bytes: each byte then codes as many directions.
+    return f"OPQ{code_bytes}_{width // code_bytes * code_bytes},IVF{num_lists},PQ{code_bytes}"
+
+
+def _training_rows(method: str, num_rows: int, num_lists: int, config: SearchConfig) -> Tensor:
+    """Draw the rows that lists and codes are learned from, in order.
+
+    Raises:
+        ConfigError: They are fewer than what is learned from them.
+    """
+    num_drawn = min(config.train_rows, num_rows)
+    least = max(num_lists, _PQ_CENTROIDS if method == "ivf_pq" else 1)
+    if num_drawn < least:
+        raise ConfigError(
+            f"search.train_rows gives {num_drawn:,} rows, but {method} needs at least {least:,}; "
+            "raise it, lower search.num_lists, or use search.method=exact."
+        )
+    shuffled = torch.randperm(num_rows, generator=torch.Generator().manual_seed(0))
+    return shuffled[:num_drawn].sort().values
