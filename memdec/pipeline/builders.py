@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from memdec.artifacts.artifact import ArtifactWriter
 from memdec.corpus.windows import Window, check_fills_a_window, make_windows
+from memdec.errors import ConfigError
 from memdec.pipeline.shards import WHOLE, Shard
 
 if TYPE_CHECKING:
@@ -85,6 +86,12 @@ def neighbors(job: "Job", out: ArtifactWriter, shard: Shard = WHOLE) -> None:
     from memdec.datastore.neighbors import build_neighbors, check_k
 
     keys, config = job.artifact("datastore").array("keys"), job.experiment
+    method = config.search.method_for(len(keys))
+    if method != "exact":
+        raise ConfigError(
+            f"search.method {method} is not wired into runs yet; set search.method=exact, which "
+            f"compares all {len(keys):,} rows with each other."
+        )
     check_k(config.knn.k, len(keys))  # a datastore made for a smaller k is reused
     part = shard.of(len(keys))
     build_neighbors(out, keys, config.knn.k_max, part, _device(job))
