@@ -6,7 +6,7 @@ of Python's lock, so a few threads share the work.
 Shape legend: R queries of a block, C columns of a tile, K neighbors, S pairs that pass.
 """
 
-from collections.abc import Callable
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,6 +56,7 @@ class Candidates:
 
     A cutoff is a closeness below which no row is among the k nearest of its query. When the store
     is full it keeps the k nearest of each query and raises the cutoffs: memory stays bounded.
+    Threads may add at the same time; what is kept does not depend on their order.
     """
 
     def __init__(self, cutoffs_R: Array, k: int) -> None:
@@ -63,16 +64,17 @@ class Candidates:
         self.cutoffs = np.maximum(cutoffs_R, _LOWEST)
         self._k = k
         self._parts: list[_Part] = []
+        self._num_held = 0
+        self._lock = threading.Lock()
 
-    def take(self, closeness_RC: Array, first_query: int, rows_C: Array) -> None:
-        """Keep what passes of a tile whose rows are queries, from `first_query` on."""
-        cutoffs = self.cutoffs[first_query : first_query + len(closeness_RC), None]
-        passing_S = np.flatnonzero(closeness_RC >= cutoffs)
+    def take(self, closeness_RC: Array, rows_C: Array) -> None:
+        """Keep what passes of a tile whose rows are the queries."""
+        passing_S = np.flatnonzero(closeness_RC >= self.cutoffs[:, None])
         queries_S, columns_S = _split(passing_S, closeness_RC.shape[1])
-        self._add(queries_S + first_query, closeness_RC.reshape(-1)[passing_S], rows_C[columns_S])
+        self._add(queries_S, closeness_RC.reshape(-1)[passing_S], rows_C[columns_S])
 
     def take_mirrored(self, closeness_CR: Array, rows_C: Array) -> None:
-        """Keep what passes of a tile whose columns are all the queries."""
+        """Keep what passes of a tile whose columns are the queries."""
         passing_S = np.flatnonzero(closeness_CR >= self.cutoffs)
         columns_S, queries_S = _split(passing_S, closeness_CR.shape[1])
         # A stable sort of 16-bit integers is a radix sort: linear.
@@ -82,36 +84,33 @@ class Candidates:
 
     def _add(self, queries_S: Array, closeness_S: Array, rows_S: Array) -> None:
         counts_R = np.bincount(queries_S, minlength=len(self.cutoffs))
-        starts = np.concatenate([[0], counts_R.cumsum()])
-        self._parts.append(_Part(pack(closeness_S, rows_S), starts))
+        part = _Part(pack(closeness_S, rows_S), np.concatenate([[0], counts_R.cumsum()]))
+        with self._lock:
+            self._parts.append(part)
+            self._num_held += len(part.packed)
+            if self._num_held > 4 * self._k * len(self.cutoffs):
+                self._shrink()
 
-    def shrink_when_full(self) -> None:
-        """Keep the k nearest of each query if there are far more, and raise the cutoffs."""
-        if sum(len(part.packed) for part in self._parts) <= 4 * self._k * len(self.cutoffs):
-            return
+    def _shrink(self) -> None:
+        """Keep the k nearest of each query and raise the cutoffs."""
         nearest_RK = self.nearest()
         held_RK = nearest_RK != EMPTY
         farthest_R = unpack(nearest_RK[:, -1])[1]
         self.cutoffs = np.maximum(self.cutoffs, farthest_R / np.float32(-2))
         starts = np.concatenate([[0], held_RK.sum(axis=1).cumsum()])
         self._parts = [_Part(nearest_RK[held_RK], starts)]
+        self._num_held = int(starts[-1])
 
-    def nearest(self, run: Callable[..., Any] = map) -> Array:
-        """Return the k nearest of each query in order, packed i64 [R, K]; the rest is empty.
-
-        `run` maps over strips of queries; a thread pool's map shares them among threads.
-        """
+    def nearest(self) -> Array:
+        """Return the k nearest of each query in order, packed i64 [R, K]; the rest is empty."""
         widths_R = np.sum([np.diff(part.starts) for part in self._parts], axis=0)
         nearest_RK = np.full((len(widths_R), self._k), EMPTY)
         strip_rows = max(1, _TABLE_ENTRIES // max(1, int(widths_R.max())))
-        strips = [slice(i, i + strip_rows) for i in range(0, len(widths_R), strip_rows)]
-
-        def fill(strip: slice) -> None:
+        for first in range(0, len(widths_R), strip_rows):
+            strip = slice(first, first + strip_rows)
             table = self._table(strip, widths_R[strip])
             table.sort(axis=1)
             nearest_RK[strip, : table.shape[1]] = table[:, : self._k]
-
-        list(run(fill, strips))
         return nearest_RK
 
     def _table(self, strip: slice, widths: Array) -> Array:

@@ -8,13 +8,17 @@ Shape legend: N rows, Q queries, D key width, K neighbors, R rows of a block.
 """
 
 import math
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from memdec.datastore.search_candidates import Candidates
+from memdec.datastore.search_candidates import Array, Candidates
 from memdec.datastore.search_found import Advance, Found, ignore
 from memdec.datastore.search_tiles import KeyBlock, KeyBlocks, Keys, Tile, mean_key
 from memdec.errors import DataError
@@ -42,23 +46,24 @@ class TiledSearch:
         self._blocks = KeyBlocks(keys_ND, order_N, self._mean, size)
         self._sampled = range(-(-num_drawn // size))
         self._rank = _sample_rank(k, num_drawn, num_rows)
-        self._pool = ThreadPoolExecutor(torch.get_num_threads())
+        self._room = threading.local()
 
     def among_themselves(self, out: Found, exclude_self: bool, advance: Advance = ignore) -> None:
         """Search every row among all; distances are symmetric, so a tile serves both its blocks."""
-        blocks = self._blocks
-        tiles = self._make_tiles(blocks.block_rows)
-        stores = self._open_all(tiles, exclude_self)
-        for left in range(blocks.num_blocks):
-            for right in range(left, blocks.num_blocks) if left not in self._sampled else ():
-                tiles[0].fill(blocks.block(left), blocks.block(right))
-                if right == left and exclude_self:
-                    tiles[0].closeness.fill_diagonal_(-torch.inf)
-                mirror = stores[right] if right > left else None
-                self._collect(tiles[0], right, stores[left], mirror, left)
-            rows = blocks.rows(left)
-            out.put(rows.numpy(), stores.pop(left).nearest(self._pool.map)[: len(rows)])
-            advance(len(rows))
+        rest = range(self._sampled.stop, self._blocks.num_blocks)
+        with _workers() as pool:
+            stores: dict[int, Candidates] = {}
+            for blocks in (self._sampled, rest):
+                start = partial(self._start, stores=dict(stores), exclude_self=exclude_self)
+                stores |= zip(blocks, pool.map(start, blocks), strict=True)
+            finishing = [self._finish(pool, out, left, stores) for left in self._sampled]
+            for left in rest:
+                serve = partial(self._serve, stores, exclude_self, left)
+                list(pool.map(serve, range(left, self._blocks.num_blocks)))
+                finishing.append(self._finish(pool, out, left, stores))
+                advance(finishing.pop(0).result())
+            for done in finishing:
+                advance(done.result())
         all_rows = torch.arange(len(self._keys))
         self._complete(out, self._keys, all_rows, all_rows if exclude_self else None)
 
@@ -102,91 +107,107 @@ class TiledSearch:
         with_cutoffs: bool,
         advance: Advance,
     ) -> None:
-        size = min(_block_rows(len(wanted)), self._blocks.block_rows)
+        size = min(_block_rows(-(-len(wanted) // torch.get_num_threads())), _MAX_BLOCK_ROWS)
         queries = KeyBlocks(queries_QD, wanted, self._mean, size)
-        tiles = self._make_tiles(size)
-        for index in range(queries.num_blocks):
-            block, rows = queries.block(index), queries.rows(index)
-            own_R = None
+
+        def search(index: int) -> int:
+            block, rows, own_R = queries.block(index), queries.rows(index), None
             if own_rows is not None:
                 own_R = self._place_N[own_rows[index * size : (index + 1) * size]]
-            store = self._open(block, own_R, tiles, with_cutoffs)
+            store = self._open(block, own_R, with_cutoffs)
+            tile = self._tiles(size)[0]
             for right in range(self._sampled.stop, self._blocks.num_blocks):
-                self._fill(tiles[0], block, own_R, right)
-                self._collect(tiles[0], right, store)
-            out.put(rows.numpy(), store.nearest(self._pool.map)[: len(rows)])
-            advance(len(rows))
+                store.take(self._fill(tile, block, own_R, right), self._rows(right))
+            out.put(rows.numpy(), store.nearest()[: len(rows)])
+            return len(rows)
 
-    def _make_tiles(self, num_queries: int) -> list[Tile]:
-        """Make room for the tiles of one block of queries with the sample."""
-        return [Tile(num_queries, self._blocks.block_rows, _CPU) for _ in self._sampled]
+        with _workers() as pool:
+            for num_queries in pool.map(search, range(queries.num_blocks)):
+                advance(num_queries)
 
-    def _open_all(self, tiles: list[Tile], exclude_self: bool) -> dict[int, Candidates]:
-        """Search every block among the sample, which is thereby done."""
-        size, stores = self._blocks.block_rows, dict[int, Candidates]()
-        for left in range(self._blocks.num_blocks):
-            own_R = torch.arange(left * size, (left + 1) * size) if exclude_self else None
-            stores[left] = self._open(self._blocks.block(left), own_R, tiles)
-            for right in self._sampled if left not in self._sampled else ():
-                self._collect(tiles[right], right, None, stores[right], left)
-        return stores
-
-    def _open(
-        self, block: KeyBlock, own_R: Tensor | None, tiles: list[Tile], with_cutoffs: bool = True
-    ) -> Candidates:
-        """Start the candidates of a block of queries: cutoffs from the sample, then the sample."""
-        for right in self._sampled:
-            self._fill(tiles[right], block, own_R, right)
-        cutoffs_R = np.full(len(block.keys), -np.inf, np.float32)
-        column = sum(tile.closeness.shape[1] for tile in tiles) - self._rank
-
-        def estimate(strip: slice) -> None:
-            closeness = np.concatenate([tile.closeness[strip].numpy() for tile in tiles], axis=1)
-            closeness.partition(column, axis=1)
-            cutoffs_R[strip] = closeness[:, column]
-
-        if with_cutoffs and column >= 0:
-            list(self._pool.map(estimate, self._strips(len(cutoffs_R))))
-        store = Candidates(cutoffs_R, self._k)
-        for right in self._sampled:
-            self._collect(tiles[right], right, store)
+    def _start(self, left: int, *, stores: dict[int, Candidates], exclude_self: bool) -> Candidates:
+        """Search a block among the sample, and the sample among the block."""
+        store = self._open(self._blocks.block(left), self._own(left, exclude_self))
+        for right, mirror in stores.items():
+            closeness = self._tiles(self._blocks.block_rows)[right].closeness.numpy()
+            mirror.take_mirrored(closeness, self._rows(left))
         return store
 
-    def _fill(self, tile: Tile, block: KeyBlock, own_R: Tensor | None, right: int) -> None:
+    def _serve(
+        self, stores: dict[int, Candidates], exclude_self: bool, left: int, right: int
+    ) -> None:
+        """Compute one tile and hand it to both its blocks."""
+        tile = self._tiles(self._blocks.block_rows)[0]
+        own_R = self._own(left, exclude_self) if right == left else None
+        closeness = self._fill(tile, self._blocks.block(left), own_R, right)
+        stores[left].take(closeness, self._rows(right))
+        if right > left:
+            stores[right].take_mirrored(closeness, self._rows(left))
+
+    def _finish(
+        self, pool: Executor, out: Found, left: int, stores: dict[int, Candidates]
+    ) -> Future[int]:
+        """Sort a block's candidates while others are served; the result is its number of rows."""
+        store, rows = stores.pop(left), self._rows(left)
+
+        def sort() -> int:
+            out.put(rows, store.nearest()[: len(rows)])
+            return len(rows)
+
+        return pool.submit(sort)
+
+    def _open(self, block: KeyBlock, own_R: Tensor | None, with_cutoffs: bool = True) -> Candidates:
+        """Start the candidates of a block of queries: cutoffs from the sample, then the sample."""
+        tiles = self._tiles(len(block.keys))
+        closeness = [self._fill(tiles[b], block, own_R, b) for b in self._sampled]
+        cutoffs_R = np.full(len(block.keys), -np.inf, np.float32)
+        place = sum(part.shape[1] for part in closeness) - self._rank
+        if with_cutoffs and place >= 0:
+            whole = np.concatenate(closeness, axis=1)
+            whole.partition(place, axis=1)
+            cutoffs_R = whole[:, place].copy()
+        store = Candidates(cutoffs_R, self._k)
+        for right, part in zip(self._sampled, closeness, strict=True):
+            store.take(part, self._rows(right))
+        return store
+
+    def _fill(self, tile: Tile, block: KeyBlock, own_R: Tensor | None, right: int) -> Array:
         """Compute a tile of queries against one block of keys, without the queries' own rows."""
         tile.fill(block, self._blocks.block(right))
         if own_R is not None:
             own_R = own_R - right * self._blocks.block_rows
             here = ((own_R >= 0) & (own_R < self._blocks.block_rows)).nonzero()[:, 0]
             tile.closeness[here, own_R[here]] = -torch.inf
+        return tile.closeness.numpy()
 
-    def _collect(
-        self,
-        tile: Tile,
-        right: int,
-        store: Candidates | None,
-        mirror: Candidates | None = None,
-        left: int = 0,
-    ) -> None:
-        """Hand what passes of a tile to the candidates of its rows, and of its columns."""
-        closeness = tile.closeness.numpy()
-        left_rows, right_rows = self._blocks.rows(left).numpy(), self._blocks.rows(right).numpy()
+    def _own(self, left: int, exclude_self: bool) -> Tensor | None:
+        size = self._blocks.block_rows
+        return torch.arange(left * size, (left + 1) * size) if exclude_self else None
 
-        def take(strip: slice) -> None:
-            if store is not None:
-                store.take(closeness[strip], strip.start, right_rows)
-            if mirror is not None:
-                mirror.take_mirrored(closeness[strip], left_rows[strip])
+    def _rows(self, index: int) -> Array:
+        return self._blocks.rows(index).numpy()
 
-        list(self._pool.map(take, self._strips(len(closeness))))
-        for candidates in (store, mirror):
-            if candidates is not None:
-                candidates.shrink_when_full()
+    def _tiles(self, num_queries: int) -> list[Tile]:
+        """Return this thread's room for the tiles of a block of queries with the sample."""
+        tiles: list[Tile] = getattr(self._room, "tiles", [])
+        if not tiles or len(tiles[0].closeness) != num_queries:
+            size = self._blocks.block_rows
+            tiles = self._room.tiles = [Tile(num_queries, size, _CPU) for _ in self._sampled]
+        return tiles
 
-    def _strips(self, num_rows: int) -> list[slice]:
-        """Share the rows of a tile among the threads."""
-        size = -(-num_rows // torch.get_num_threads())
-        return [slice(first, min(first + size, num_rows)) for first in range(0, num_rows, size)]
+
+@contextmanager
+def _workers() -> Iterator[Executor]:
+    """Make a pool of threads that compute alone.
+
+    PyTorch's own threads spin for a while after each operation, in the way of NumPy's work.
+    """
+    before = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(before, "search", torch.set_num_threads, (1,)) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(before)  # of threads made later; it was lowered for the pool's
 
 
 def _block_rows(num_rows: int) -> int:
