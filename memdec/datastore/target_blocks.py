@@ -24,8 +24,8 @@ Block = tuple[Array, Array, Array]
 BlockReader = Callable[[int, int], tuple[Array, Array]]
 """Squared distances and token ids of the rows first..stop-1."""
 
-_BLOCK_ENTRIES = 1 << 19
-"""Neighbors handled at once by one thread: about 25 MB of scratch memory."""
+_BLOCK_ENTRIES = 1 << 18
+"""Neighbors handled at once by one thread: about 12 MB of scratch memory."""
 
 _LOW_HALF = np.uint64(0xFFFFFFFF)
 _PADDING = np.uint64(0xFFFFFFFFFFFFFFFF)
@@ -60,18 +60,14 @@ def _block_distribution(
     """Compute the distributions of one row block."""
     weights_QK = _weights(sq_distances_QK, token_ids_QK, temperature, first_row)
     num_rows, num_neighbors = weights_QK.shape
-    # (token, weight) in one integer: one in-place sort groups equal tokens, and fixes the order of
-    # summation whatever the order of the neighbors. Non-negative floats sort like their bits.
-    packed_QK = token_ids_QK.astype(np.uint32).astype(np.uint64) << np.uint64(32)
-    packed_QK |= weights_QK.view(np.uint32)
-    packed_QK.sort(axis=1)
-    ids, weights = _unpack(packed_QK.reshape(-1))
-    is_first = np.empty(ids.size, bool)
-    np.not_equal(ids[1:], ids[:-1], out=is_first[1:])
-    is_first[::num_neighbors] = True
-    firsts = np.flatnonzero(is_first)
+    tokens_QK, places = _sorted_by_token(token_ids_QK)
+    weights = weights_QK.reshape(-1).take(places.reshape(-1))
+    is_first_QK = np.empty(weights_QK.shape, bool)
+    is_first_QK[:, 0] = True
+    np.not_equal(tokens_QK[:, 1:], tokens_QK[:, :-1], out=is_first_QK[:, 1:])
+    firsts = np.flatnonzero(is_first_QK)
     row_of_entry = firsts // num_neighbors
-    ids, probs = ids[firsts], np.add.reduceat(weights, firsts)
+    ids, probs = tokens_QK.reshape(-1)[firsts], np.add.reduceat(weights, firsts)
 
     counts, (ids, probs, row_of_entry) = _keep_and_scale(probs, 0.0, ids, row_of_entry, num_rows)
     if threshold > 0:
@@ -79,6 +75,26 @@ def _block_distribution(
             probs, threshold, ids, row_of_entry, num_rows
         )
     return counts, *_largest_first(counts, ids, probs, row_of_entry)
+
+
+def _sorted_by_token(token_ids_QK: Array) -> tuple[Array, Array]:
+    """Group equal tokens of a row, nearest first; return tokens and their flat places, [Q, K].
+
+    (token, column) in one integer: 32 bits sort more than twice as fast as 64, and are enough for
+    a million tokens at k = 4,096.
+    """
+    num_rows, num_neighbors = token_ids_QK.shape
+    num_bits = max(1, (num_neighbors - 1).bit_length())
+    num_tokens = int(token_ids_QK.max(initial=0)) + 1
+    dtype = np.uint32 if num_tokens << num_bits <= 1 << 32 else np.uint64
+    packed_QK = token_ids_QK.astype(dtype)
+    packed_QK <<= dtype(num_bits)
+    packed_QK |= np.arange(num_neighbors, dtype=dtype)
+    packed_QK.sort(axis=1)
+    places_QK = (packed_QK & dtype((1 << num_bits) - 1)).astype(np.intp)
+    places_QK += (np.arange(num_rows) * num_neighbors)[:, None]
+    packed_QK >>= dtype(num_bits)
+    return packed_QK.astype(np.uint32, copy=False), places_QK
 
 
 def _weights(
@@ -126,9 +142,3 @@ def _largest_first(
     flat = packed_QM[np.arange(packed_QM.shape[1]) < counts[:, None]]
     inverted, ids = (flat >> np.uint64(32)).astype(np.uint32), (flat & _LOW_HALF).astype(np.uint32)
     return ids, (~inverted).view(np.float32)
-
-
-def _unpack(packed: Array) -> tuple[Array, Array]:
-    """Split token << 32 | weight bits into token ids u32 and weights f32."""
-    ids = (packed >> np.uint64(32)).astype(np.uint32)
-    return ids, (packed & _LOW_HALF).astype(np.uint32).view(np.float32)
