@@ -6,7 +6,7 @@ from memdec.checks import check_alpha, check_at_least, check_choice, check_posit
 from memdec.errors import ConfigError
 
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
-STRATEGIES = ("auto", "ddp")
+STRATEGIES = ("auto", "ddp", "fsdp")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true")
 
 
@@ -70,7 +70,7 @@ class TrainerConfig:
     num_nodes: int = 1
     """Machines."""
     strategy: str = "auto"
-    """Lightning strategy: auto or ddp; sharded ones would need a gathered export."""
+    """auto; ddp (each device holds all weights); fsdp (each holds a share, PyTorch's FSDP2)."""
     precision: str = "32-true"
     """Lightning precision."""
     num_workers: int = 0

@@ -1,5 +1,6 @@
 """Train a memory decoder: build it, fit it with Lightning, export the best checkpoint."""
 
+import copy
 import json
 import logging
 import sys
@@ -21,6 +22,7 @@ from lightning.pytorch.callbacks import (
 )
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
 
 from memdec.artifacts.artifact import ArtifactWriter
 from memdec.artifacts.files import sync, write_text
@@ -109,6 +111,7 @@ def fit_memory(
     _quiet_lightning()
     lightning.seed_everything(seed, workers=True, verbose=False)
     num_validation = len(data.validation_tokens) - 1
+    whole = copy.deepcopy(memory) if options.strategy == "fsdp" else memory
     module = MemoryModule(memory, config, options, validate, num_validation)
     folder = out.scratch
     folder.mkdir(parents=True, exist_ok=True)
@@ -123,17 +126,19 @@ def fit_memory(
         if not module.is_validated(MONITOR, trainer.global_step):  # max_steps between validations
             trainer.validate(module, datamodule=data, verbose=False)
     seconds = time.monotonic() - started
+    last_weights = trainer.strategy.lightning_module_state_dict()  # gathered by all processes
     if trainer.is_global_zero:
-        if module.best(MONITOR) == best:
-            _load_best(module, folder / "best.ckpt")
-        memory.export(out.path / "export", tokenizer, facts)
+        is_kept = module.best(MONITOR) == best
+        weights = _saved_weights(folder / "best.ckpt") if is_kept else last_weights
+        whole.load_state_dict({key.removeprefix("memory."): weights[key] for key in weights})
+        whole.export(out.path / "export", tokenizer, facts)
         lines = (_line(entry) for entry in module.history)
         write_text(out.path / "metrics.jsonl", "".join(lines))
         out.info(
             steps=trainer.global_step,
             fit_seconds=round(seconds, 1),
             train_tokens=data.scored_tokens(trainer.global_step),
-            parameters=sum(p.numel() for p in memory.parameters()),
+            parameters=sum(p.numel() for p in whole.parameters()),
             best=module.best(MONITOR),
             **facts,
         )
@@ -153,7 +158,7 @@ def _trainer(options: TrainerConfig, folder: Path, logger: Logger | bool) -> lig
         accelerator=options.accelerator,
         devices=options.devices,
         num_nodes=options.num_nodes,
-        strategy=options.strategy,
+        strategy=_strategy(options),
         precision=options.precision,  # type: ignore[arg-type]
         max_epochs=options.max_epochs,
         max_steps=options.max_steps,
@@ -170,6 +175,13 @@ def _trainer(options: TrainerConfig, folder: Path, logger: Logger | bool) -> lig
         enable_model_summary=False,
         enable_progress_bar=_is_watched(),
     )
+
+
+def _strategy(options: TrainerConfig) -> Strategy | str:
+    if options.strategy != "fsdp":
+        return options.strategy
+    size = options.devices * options.num_nodes
+    return ModelParallelStrategy(size, tensor_parallel_size=1, save_distributed_checkpoint=False)
 
 
 def _callbacks(options: TrainerConfig, folder: Path) -> list[Callback]:
@@ -192,9 +204,9 @@ def _callbacks(options: TrainerConfig, folder: Path) -> list[Callback]:
     return found
 
 
-def _load_best(module: MemoryModule, path: Path) -> None:
-    weights = torch.load(path, map_location="cpu", weights_only=False)["state_dict"]
-    module.load_state_dict(weights)
+def _saved_weights(path: Path) -> dict[str, Any]:
+    weights: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=False)["state_dict"]
+    return weights
 
 
 def _line(entry: dict[str, Any]) -> str:

@@ -9,8 +9,10 @@ from typing import Any
 import lightning
 import torch
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.optim.lr_scheduler import LambdaLR
 
+from memdec.models.loading import blocks
 from memdec.models.memory import MemoryDecoder
 from memdec.models.scoring import score_hidden
 from memdec.training.config import MemoryDecoderConfig, TrainerConfig
@@ -40,6 +42,17 @@ class MemoryModule(lightning.LightningModule):
         self._options = trainer_config
         self._validate = validate
         self._gold_log_probs = torch.zeros(num_validation_tokens)
+
+    def configure_model(self) -> None:
+        """Shard the decoder over the processes where the strategy asks for it (FSDP2)."""
+        if self._options.strategy != "fsdp" or isinstance(self.memory, FSDPModule):
+            return
+        assert self.device_mesh is not None
+        mesh = self.device_mesh["data_parallel"]
+        for block in blocks(self.memory.lm):
+            fully_shard(block, mesh=mesh)
+        # The loss reads the head after the forward pass, so what is in no block stays whole.
+        fully_shard(self.memory, mesh=mesh, reshard_after_forward=False)
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         """Return the loss of a micro-batch, weighted by its share of the step's tokens."""
