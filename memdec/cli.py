@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from memdec import __version__
-from memdec.errors import MemdecError
+from memdec.errors import ConfigError, MemdecError
 
 EXIT_USER = 2
 EXIT_INTERRUPTED = 130
@@ -45,7 +45,14 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--shard", metavar="i/n", help="only part i of n of encoding, search and targets"
     )
-    _experiment_verb(verbs, "plan", _plan, "stages, what is complete, rows, bytes, FLOPs")
+    text = "stages, what is complete, rows, bytes, FLOPs, least time"
+    plan = _experiment_verb(verbs, "plan", _plan, text)
+    plan.add_argument(
+        "--train-tokens", type=_count, metavar="N", help="plan for a training text of this size"
+    )
+    plan.add_argument(
+        "--gflops", type=float, metavar="G", help="speed to reckon with; measured when left out"
+    )
     _sweep_verb(verbs)
     _records_verbs(verbs)
     _generate_verb(verbs)
@@ -109,16 +116,27 @@ def _plan(options: Any) -> int:
     from memdec.methods.registry import METHODS
     from memdec.pipeline.experiment import load_experiment
     from memdec.pipeline.job import Job, artifacts_root
-    from memdec.pipeline.plan import check_room, make_plan
+    from memdec.pipeline.plan import check_room, make_plan, measured_gflops
     from memdec.pipeline.show import show_plan
 
     experiment = load_experiment(options.experiment, options.settings)
     job = Job(experiment, artifacts_root())
     stages = tuple(stage for name in experiment.methods for stage in METHODS[name].stages)
-    plans = make_plan(job, stages)
-    show_plan(plans)
-    check_room(job, plans)
+    if options.gflops is not None and not options.gflops > 0:
+        raise ConfigError(f"--gflops must be above 0, got {options.gflops}.")
+    plans = make_plan(job, stages, options.train_tokens)
+    show_plan(plans, options.gflops or measured_gflops())
+    if options.train_tokens is None:
+        check_room(job, plans)
     return 0
+
+
+def _count(text: str) -> int:
+    """Read a number of tokens, such as 500000 or 117e6."""
+    count = float(text)
+    if not (count >= 2 and count.is_integer()):
+        raise ValueError
+    return int(count)
 
 
 def _sweep_verb(verbs: Any) -> None:

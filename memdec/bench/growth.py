@@ -3,12 +3,14 @@
 Shape legend: N rows, K neighbors.
 """
 
+import time
 from functools import partial
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import torch
 
 from memdec.artifacts.artifact import ArtifactWriter
 from memdec.bench.clock import seconds
@@ -18,10 +20,14 @@ from memdec.bench.figures import Figure, Outcome
 from memdec.bench.growth_law import Cost, Law, Sizes, extrapolated_grid, fit_law, measured_grid
 from memdec.bench.inputs import make_keys
 from memdec.datastore.neighbors import build_neighbors
+from memdec.datastore.search_config import SearchConfig
+from memdec.datastore.search_faiss import FaissSearch
+from memdec.datastore.search_found import Found
 from memdec.datastore.targets import write_targets
 
 TEMPERATURE = 2.0
 MOST_REPEATS = 3
+INDEX_QUERIES = 512
 
 
 def run(config: BenchConfig) -> Outcome:
@@ -30,7 +36,9 @@ def run(config: BenchConfig) -> Outcome:
     with TemporaryDirectory(prefix="memdec-bench-") as folder:
         stages = _Stages(config, Path(folder))
         costs = stages.measure(sizes)
+        index_flops = stages.index_flops_per_second()
         encoding = stages.encode()
+    key_width = stages.key_width
     num_encoded = config.encode_windows * config.block_size
     laws = {"encode": Law(encoding[0] / num_encoded, 0.0, encoding[1] / num_encoded)}
     laws |= {stage: fit_law(sizes, costs[stage]) for stage in costs}
@@ -38,14 +46,17 @@ def run(config: BenchConfig) -> Outcome:
         figures=[_per_row(stage, sizes, costs[stage]) for stage in costs],
         grids=[
             measured_grid({"encode": [(num_encoded, *encoding)], **_with_sizes(sizes, costs)}),
-            extrapolated_grid(laws),
+            extrapolated_grid(laws, key_width, config.k, index_flops),
         ],
         notes=[
             "seconds = a N + b N^2, a and b at least 0, fitted to relative errors; encoding is "
             "linear by construction (windows of one length) and was measured once",
             "bytes grow linearly from the largest size measured",
-            "exact search is the only stage with a quadratic part by design; beyond what a day "
-            "allows, use an approximate index (not in this model)",
+            "exact search is the only stage with a quadratic part by design",
+            f"ivf_pq: the operations that SearchConfig.flops counts, as `memdec plan` does, at the "
+            f"{index_flops / 1e9:,.1f} G/s measured at N {sizes[-1]:,} (index and "
+            f"{INDEX_QUERIES:,} queries): far from the ceiling, as candidates are gathered row by "
+            "row to be re-ranked",
         ],
     )
 
@@ -57,7 +68,10 @@ class _Stages:
         self._config = config
         self._folder = folder
         self._keys_ND = make_keys(config)
-        self._values_N = np.random.default_rng(8).zipf(1.3, config.rows) % config.vocab_size
+        self.key_width = self._keys_ND.shape[1]
+        self._values_N = (
+            np.random.default_rng(8).zipf(1.3, config.rows) % config.vocab_size
+        ).astype(np.uint32)
 
     def measure(self, sizes: Sizes) -> dict[str, list[Cost]]:
         """Return the costs of search and targets at each size; rounds go through all sizes."""
@@ -76,6 +90,19 @@ class _Stages:
             for stage in ("search", "targets")
         }
 
+    def index_flops_per_second(self) -> float:
+        """Return the speed of an ivf_pq search of all rows, told from some of its queries."""
+        num_rows, k, width = self._config.rows, self._config.k, self.key_width
+        search = SearchConfig(method="ivf_pq", code_bytes=min(SearchConfig.code_bytes, width))
+        start = time.perf_counter()
+        index = FaissSearch(self._keys_ND, k, search.method, search)
+        made = time.perf_counter() - start
+        queries = torch.arange(min(INDEX_QUERIES, num_rows))
+        shape = (len(queries), k)
+        found = Found(np.empty(shape, np.int64), np.empty(shape, np.float32))
+        searched = seconds(lambda: index.one_sided(found, queries))
+        return search.flops(num_rows, width, k) / (made + searched * num_rows / len(queries))
+
     def encode(self) -> Cost:
         """Return the cost of encoding the windows of `encode`."""
         encoding = Encoding(self._config, self._folder)
@@ -87,7 +114,15 @@ class _Stages:
     def _search(self, size: int) -> None:
         out = self._writer("search")
         keys_ND = self._keys_ND[:size]
-        build_neighbors(out, keys_ND, self._config.k, range(size), self._config.device)
+        build_neighbors(
+            out,
+            keys_ND,
+            self._values_N[:size],
+            self._config.k,
+            SearchConfig(method="exact"),
+            range(size),
+            self._config.device,
+        )
 
     def _targets(self, size: int) -> None:
         found = {

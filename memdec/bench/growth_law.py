@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memdec.bench.figures import Grid
+from memdec.datastore.search_config import SearchConfig
 
 CORPORA = {"WikiText-103": 117_000_000, "a 500M-token domain": 500_000_000}
 
@@ -46,8 +47,10 @@ def measured_grid(costs: dict[str, list[tuple[int, float, int]]]) -> Grid:
     return Grid(title="measured", columns=("stage", "N", "seconds", "bytes"), rows=tuple(rows))
 
 
-def extrapolated_grid(laws: dict[str, Law]) -> Grid:
-    """Lay out each law and what it says of large corpora on this machine."""
+def extrapolated_grid(
+    laws: dict[str, Law], key_width: int, k: int, index_flops_per_second: float
+) -> Grid:
+    """Lay out each law and what it says of large corpora on this machine; also an index's time."""
     columns = ["stage", "s per million N", "s per (million N)^2"]
     for name, count in CORPORA.items():
         columns += [f"hours, {name} ({count / 1e6:.0f}M)", f"bytes, {name}"]
@@ -57,6 +60,12 @@ def extrapolated_grid(laws: dict[str, Law]) -> Grid:
         for count in CORPORA.values():
             row += [law.seconds(count) / 3600, round(law.num_bytes * count)]
         rows.append(tuple(row))
+    search = SearchConfig(method="ivf_pq")
+    row = ["search, ivf_pq", "-", "-"]
+    for count in CORPORA.values():
+        hours = search.flops(count, key_width, k) / index_flops_per_second / 3600
+        row += [hours, round(laws["search"].num_bytes * count)]
+    rows.append(tuple(row))
     title = "extrapolated to one pass over large corpora, on this machine"
     return Grid(title=title, columns=tuple(columns), rows=tuple(rows))
 

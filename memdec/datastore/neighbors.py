@@ -3,13 +3,12 @@
 Shape legend: N datastore rows, Q queries, D key width, K neighbors.
 """
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
 from memdec.artifacts.artifact import ArtifactWriter
-from memdec.datastore.search import exact_neighbors, search_neighbors
+from memdec.datastore.search import find_neighbors, search_neighbors
+from memdec.datastore.search_config import SearchConfig
 from memdec.errors import ConfigError
 from memdec.progress import track
 
@@ -26,25 +25,34 @@ def check_k(k: int, num_rows: int) -> None:
 
 
 def build_neighbors(
-    out: ArtifactWriter, keys_ND: Keys, k_max: int, queries: range, device: str
+    out: ArtifactWriter,
+    keys_ND: Keys,
+    values_N: NDArray[np.uint32],
+    k_max: int,
+    config: SearchConfig,
+    queries: range,
+    device: str,
 ) -> None:
     """Write rows i32 [N, K] and sq_distances f32 [N, K] of `queries` among the training text.
 
     No row is its own neighbor: it is left out by row id, whatever its distance. K is `k_max`, or
-    all other rows when there are fewer.
+    all other rows when there are fewer. Slots that an index left empty hold row -1 at +inf.
     """
     num_cached = min(k_max, len(keys_ND) - 1)
+    shape = (len(queries), num_cached)
+    found = out.array("rows", shape, np.int32), out.array("sq_distances", shape, np.float32)
     with track(len(queries), "rows", "searching neighbors") as advance:
-        rows_NK, sq_distances_NK = exact_neighbors(
+        facts = find_neighbors(
             keys_ND,
+            values_N,
             num_cached,
-            start=queries.start,
-            stop=queries.stop,
+            config,
+            out=found,
+            rows=queries,
             device=device,
             advance=advance,
         )
-    _write(out, "", rows_NK.numpy(), sq_distances_NK.numpy())
-    out.info(search="exact", recall=1.0, k_max=num_cached)
+    out.info(**facts, k_max=num_cached)
 
 
 def build_query_neighbors(
@@ -53,16 +61,13 @@ def build_query_neighbors(
     """Write SPLIT_rows and SPLIT_sq_distances [Q, K] of each split's queries; none is excluded."""
     num_cached = min(k_max, len(keys_ND))
     for split, queries_QD in queries.items():
+        shape = (len(queries_QD), num_cached)
+        found = (
+            out.array(f"{split}_rows", shape, np.int32),
+            out.array(f"{split}_sq_distances", shape, np.float32),
+        )
         with track(len(queries_QD), "queries", f"searching for {split}") as advance:
-            rows_QK, sq_distances_QK = search_neighbors(
-                queries_QD, keys_ND, num_cached, device=device, advance=advance
+            search_neighbors(
+                queries_QD, keys_ND, num_cached, device=device, advance=advance, out=found
             )
-        _write(out, f"{split}_", rows_QK.numpy(), sq_distances_QK.numpy())
     out.info(search="exact", recall=1.0, k_max=num_cached)
-
-
-def _write(
-    out: ArtifactWriter, prefix: str, rows: NDArray[Any], sq_distances: NDArray[Any]
-) -> None:
-    out.write_array(f"{prefix}rows", rows.astype(np.int32))
-    out.write_array(f"{prefix}sq_distances", sq_distances.astype(np.float32))

@@ -1,10 +1,15 @@
 """How neighbors are searched."""
 
+import math
 from dataclasses import dataclass
 
 from memdec.checks import check_at_least, check_choice, check_share
 
 METHODS = ("auto", "exact", "ivf_flat", "ivf_pq")
+
+KMEANS_ITERATIONS = 10
+KMEANS_ROWS_PER_LIST = 256
+"""FAISS's defaults when an inverted index learns its lists."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,3 +52,31 @@ class SearchConfig:
         if self.method != "auto":
             return self.method
         return "exact" if num_rows <= self.exact_max_rows else "ivf_pq"
+
+    def lists_for(self, num_rows: int) -> int:
+        """Return the number of inverted lists for a datastore of this size."""
+        wanted = self.num_lists or max(1, round(4 * math.sqrt(num_rows)))
+        return min(wanted, num_rows)
+
+    def flops(self, num_rows: int, key_width: int, k: int) -> float:
+        """Estimate the operations of searching every row among all.
+
+        Exact: half of all pairs, as distances are symmetric. An index: k-means for its lists, each
+        row against all lists twice (to store it and to search), then the share of rows in the lists
+        visited, a table lookup counting as one operation; for ivf_pq also the tables and the exact
+        distances of the candidates. Memory traffic is not counted, and an index has much of it.
+        """
+        method = self.method_for(num_rows)
+        if method == "exact":
+            return 1.0 * num_rows**2 * key_width
+        num_lists = self.lists_for(num_rows)
+        num_probes = min(self.num_probes, num_lists)
+        learned = min(self.train_rows, KMEANS_ROWS_PER_LIST * num_lists, num_rows)
+        assigned = KMEANS_ITERATIONS * learned + 2 * num_rows
+        lists = 2.0 * key_width * num_lists * assigned
+        visited = num_rows * num_probes * num_rows / num_lists
+        if method == "ivf_flat":
+            return lists + 2.0 * key_width * visited
+        tables = 256.0 * num_rows * (2 * key_width + num_probes * self.code_bytes)
+        exact = 3.0 * key_width * num_rows * (k + 1) * self.rerank
+        return lists + tables + self.code_bytes * visited + exact

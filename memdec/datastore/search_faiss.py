@@ -7,8 +7,6 @@ searched: FAISS hangs in the child.
 Shape legend: N rows, Q queries, D key width, K neighbors, C candidates.
 """
 
-import math
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -35,8 +33,7 @@ class FaissSearch:
         import faiss
 
         num_rows, width = keys_ND.shape
-        num_lists = config.num_lists or max(1, round(4 * math.sqrt(num_rows)))
-        num_lists = min(num_lists, num_rows)
+        num_lists = config.lists_for(num_rows)
         self.description = _factory_text(method, num_lists, config.code_bytes, width)
         self._k = k
         self._num_candidates = min(num_rows, (k + 1) * (config.rerank if method == "ivf_pq" else 1))

@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING, Any
 
 from memdec.artifacts.artifact import ArtifactWriter
 from memdec.corpus.windows import Window, check_fills_a_window, make_windows
-from memdec.errors import ConfigError
 from memdec.pipeline.shards import WHOLE, Shard
 
 if TYPE_CHECKING:
@@ -85,16 +84,13 @@ def neighbors(job: "Job", out: ArtifactWriter, shard: Shard = WHOLE) -> None:
     """Search the training text, or a shard of its rows, among all of it."""
     from memdec.datastore.neighbors import build_neighbors, check_k
 
-    keys, config = job.artifact("datastore").array("keys"), job.experiment
-    method = config.search.method_for(len(keys))
-    if method != "exact":
-        raise ConfigError(
-            f"search.method {method} is not wired into runs yet; set search.method=exact, which "
-            f"compares all {len(keys):,} rows with each other."
-        )
+    store, config = job.artifact("datastore"), job.experiment
+    keys = store.array("keys")
     check_k(config.knn.k, len(keys))  # a datastore made for a smaller k is reused
     part = shard.of(len(keys))
-    build_neighbors(out, keys, config.knn.k_max, part, _device(job))
+    build_neighbors(
+        out, keys, store.array("values"), config.knn.k_max, config.search, part, _device(job)
+    )
     _note_part(out, shard, part, len(keys))
 
 

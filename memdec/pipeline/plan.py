@@ -1,11 +1,15 @@
 """What a run will do before it does it: stages, what is complete, rows, bytes, FLOPs."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+
+import numpy as np
 
 from memdec.artifacts.files import check_disk
 from memdec.corpus.config import SPLITS, CorpusConfig
 from memdec.corpus.files import resolve_files
+from memdec.datastore.search_config import SearchConfig
 from memdec.errors import ConfigError
 from memdec.pipeline.job import Job
 from memdec.pipeline.model_facts import (
@@ -24,6 +28,7 @@ TARGETS_PER_ROW = 260
 """Stored pairs of a row; PAPER.md gives 251 for GPT-2 at k = 1024."""
 CHECKPOINT_BYTES = 12
 """Per parameter: weights and two moments in float32."""
+_GEMM_SIZE = 1536
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,7 @@ class Sizes:
     """Input tokens of a pass over a split for each of its tokens: windows overlap."""
     k: int
     k_max: int
+    search: SearchConfig
     rag_passes: float
     """As passes, with a new passage every few tokens."""
     epochs: dict[str, int]
@@ -80,6 +86,13 @@ def _rag(s: Sizes) -> tuple[int, int, float]:
     return s.held_out, 5 * s.held_out, 2.0 * s.held_out * per_token
 
 
+def _neighbors(s: Sizes) -> tuple[int, int, float]:
+    num_rows = s.tokens["train"]
+    num_cached = min(s.k_max, num_rows)
+    flops = s.search.flops(num_rows, s.model.hidden_size, num_cached)
+    return num_rows, num_rows * 8 * num_cached, flops
+
+
 def _training(stage: str) -> Estimate:
     def estimate(s: Sizes) -> tuple[int, int, float]:
         size = s.model.parameters * (CHECKPOINT_BYTES * 2 + 8)  # last.ckpt old, new, best, export
@@ -98,11 +111,7 @@ _ESTIMATES: dict[str, Estimate] = {
         s.tokens["train"] * (2 * s.model.hidden_size + 12),
         s.forward("train"),
     ),
-    "neighbors": lambda s: (
-        s.tokens["train"],
-        s.tokens["train"] * 8 * min(s.k_max, s.tokens["train"]),
-        1.0 * s.tokens["train"] ** 2 * s.model.hidden_size,
-    ),
+    "neighbors": _neighbors,
     "targets": lambda s: (
         s.tokens["train"],
         s.tokens["train"] * (8 + 6 * min(s.k, TARGETS_PER_ROW)),
@@ -123,13 +132,20 @@ _ESTIMATES: dict[str, Estimate] = {
 }
 
 
-def make_plan(job: Job, method_stages: tuple[str, ...]) -> list[StagePlan]:
-    """Return the stages that the methods need, in order, with what they take."""
-    sizes = _sizes(job)
+def make_plan(
+    job: Job, method_stages: tuple[str, ...], train_tokens: int | None = None
+) -> list[StagePlan]:
+    """Return the stages that the methods need, in order, with what they take.
+
+    Given `train_tokens`, everything is planned anew for a training text of that size.
+    """
+    sizes = _sizes(job, train_tokens)
     _check_positions(job, sizes.model.max_positions)
     plans = []
     for name in job.required(method_stages):
-        done = job.store.open(name, job.fingerprint(name))
+        done = None
+        if train_tokens is None:
+            done = job.store.open(name, job.fingerprint(name))
         rows, num_bytes, flops = _ESTIMATES[name](sizes)
         plans.append(
             StagePlan(
@@ -153,21 +169,35 @@ def _check_positions(job: Job, max_positions: int) -> None:
         )
 
 
+def measured_gflops() -> float:
+    """Return this machine's speed in float32 matrix products, without loading PyTorch."""
+    factor = np.ones((_GEMM_SIZE, _GEMM_SIZE), np.float32)
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        factor @ factor
+        seconds.append(time.perf_counter() - start)
+    return 2e-9 * _GEMM_SIZE**3 / min(seconds)
+
+
 def check_room(job: Job, plans: list[StagePlan]) -> None:
     """Raise ArtifactError when what is still to be made does not fit on the disk."""
     need = sum(plan.num_bytes for plan in plans if not plan.complete)
     check_disk(job.root, need, "this run")
 
 
-def _sizes(job: Job) -> Sizes:
+def _sizes(job: Job, train_tokens: int | None) -> Sizes:
     experiment, corpus, trainer = job.experiment, job.experiment.corpus, job.experiment.trainer
     tokens = _token_counts(job)
+    if train_tokens is not None:
+        tokens["train"] = train_tokens
     return Sizes(
         tokens=tokens,
         model=model_facts(job),
         passes={split: _passes(corpus, split) for split in SPLITS},
         k=experiment.knn.k,
         k_max=experiment.knn.k_max,
+        search=experiment.search,
         rag_passes=corpus.block_size / experiment.in_context_rag.every_tokens,
         epochs={
             "memory": trainer.max_epochs,

@@ -57,23 +57,36 @@ def row_of(record: dict[str, Any], base: float | None) -> list[str]:
     ]
 
 
-def show_plan(plans: list[StagePlan]) -> None:
-    """Print the stages in order."""
+def show_plan(plans: list[StagePlan], gflops: float) -> None:
+    """Print the stages in order, with the least time they take at `gflops`."""
     table = Table()
-    for name in ("stage", "what", "state", "rows", "disk", "FLOPs"):
-        table.add_column(name, justify="right" if name in ("rows", "disk", "FLOPs") else "left")
+    for name in ("stage", "what", "state", "rows", "disk", "FLOPs", "at least"):
+        left = name in ("stage", "what", "state")
+        table.add_column(name, justify="left" if left else "right")
     for plan in plans:
         state = "complete" if plan.complete else "to do"
         work = f"{plan.flops:.1e}" if plan.flops else "-"
+        least = "-" if plan.complete or not plan.flops else _duration(plan.flops / gflops / 1e9)
         size = gigabytes(plan.num_bytes)
-        table.add_row(plan.name, plan.label, state, f"{plan.rows:,}", size, work)
+        table.add_row(plan.name, plan.label, state, f"{plan.rows:,}", size, work, least)
     console = _console()
     console.print(table)
     todo = [plan for plan in plans if not plan.complete]
     need, flops = sum(p.num_bytes for p in todo), sum(p.flops for p in todo)
     console.print(
-        f"{len(todo)} stages to do: at most {gigabytes(need)} of disk, {flops:.1e} FLOPs."
+        f"{len(todo)} stages to do: at most {gigabytes(need)} of disk, {flops:.1e} FLOPs; at least "
+        f"{_duration(flops / gflops / 1e9)} at {gflops:,.0f} GFLOP/s.",
+        highlight=False,
+        soft_wrap=True,
     )
+
+
+def _duration(seconds: float) -> str:
+    """Write a time for people."""
+    for unit, size in (("days", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.1f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def show_pair(prompt: str, base: str, adapted: str) -> None:

@@ -122,7 +122,7 @@ STAGES: dict[str, Stage] = {
         Stage(
             name="query_neighbors",
             label="searching neighbors of validation and test",
-            reads=("knn.k_max", "search"),
+            reads=("knn.k_max",),
             needs=_needs("datastore", "base_scores"),
             build=builders.query_neighbors,
         ),

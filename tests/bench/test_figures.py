@@ -7,6 +7,7 @@ from memdec.bench.clock import in_turns
 from memdec.bench.figures import Figure, Goal, seconds_figure
 from memdec.bench.growth_law import extrapolated_grid, fit_law
 from memdec.bench.load import Load
+from memdec.datastore.search_config import SearchConfig
 from memdec.errors import MemdecError
 
 
@@ -71,10 +72,13 @@ def test_a_law_never_has_a_negative_part():
 
 def test_an_extrapolation_by_hand():
     law = fit_law((10, 20), cost((10, 20), 0.0, 1e-12))
-    row = extrapolated_grid({"search": law}).rows[0]
+    row, index = extrapolated_grid({"search": law}, 576, 1024, 1e9).rows
     assert row[3] == pytest.approx(1e-12 * 117e6**2 / 3600)
     assert row[4] == 117_000_000 * 40
     assert row[5] == pytest.approx(1e-12 * 500e6**2 / 3600)
+    counted = SearchConfig(method="ivf_pq").flops(117_000_000, 576, 1024)
+    assert index[3] == pytest.approx(counted / 1e9 / 3600)
+    assert index[4] == row[4]
 
 
 def test_a_process_of_its_own_answers_plain_data():

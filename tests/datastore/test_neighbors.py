@@ -5,6 +5,7 @@ import pytest
 
 from memdec.artifacts.artifact import ArtifactWriter
 from memdec.datastore.neighbors import build_neighbors, build_query_neighbors, check_k
+from memdec.datastore.search_config import SearchConfig
 from memdec.errors import ConfigError
 
 
@@ -43,10 +44,15 @@ def slow_neighbors(queries_QD, keys_ND, k, exclude_self):
     return rows, distances
 
 
+def search(out, keys_ND, k_max, **settings):
+    rows, values_N = range(len(keys_ND)), np.arange(len(keys_ND), dtype=np.uint32)
+    build_neighbors(out, keys_ND, values_N, k_max, SearchConfig(**settings), rows, "cpu")
+
+
 def test_rows_are_searched_against_all_others(out):
     keys_ND = draw_keys(61, seed=1)
     keys_ND[40] = keys_ND[3]  # twins find each other, not themselves
-    build_neighbors(out, keys_ND, 7, range(61), "cpu")
+    search(out, keys_ND, 7)
     made = seal(out)
     wanted = slow_neighbors(keys_ND, keys_ND, 7, exclude_self=True)
     assert_found(made.array("rows"), made.array("sq_distances"), wanted)
@@ -56,10 +62,26 @@ def test_rows_are_searched_against_all_others(out):
 
 def test_k_max_stops_at_all_other_rows(out):
     keys_ND = draw_keys(6, seed=2)
-    build_neighbors(out, keys_ND, 1024, range(6), "cpu")
+    search(out, keys_ND, 1024)
     made = seal(out)
     assert made.array("rows").tolist() == slow_neighbors(keys_ND, keys_ND, 5, True)[0]
     assert made.info["k_max"] == 5
+
+
+def test_an_index_reports_its_recall_and_leaves_slots_empty(out):
+    keys_ND = draw_keys(300, seed=6)
+    with pytest.warns(UserWarning, match=r"recall@9 .*search\.num_probes \(now 1\)"):
+        search(out, keys_ND, 9, method="ivf_flat", num_lists=60, num_probes=1)
+    made = seal(out)
+    exact = slow_neighbors(keys_ND, keys_ND, 9, True)[0]
+    rows = made.array("rows")
+    hits = sum(len(set(a) & set(b)) for a, b in zip(exact, rows.tolist(), strict=True))
+    # 256 of 300 rows are sampled for the report
+    assert made.info["recall"] == pytest.approx(hits / rows.size, abs=0.05)
+    assert made.info["search"] == "IVF60,Flat"
+    assert (rows < 0).any()
+    assert np.isinf(made.array("sq_distances")[rows < 0]).all()
+    assert (rows[:, 0] >= 0).all()
 
 
 def test_a_query_may_find_its_own_twin(out):

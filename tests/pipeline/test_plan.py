@@ -120,3 +120,31 @@ def test_the_plan_says_what_is_complete(finished, memdec):
     assert sum("complete" in line for line in lines.values()) == 6
     assert "2 stages to do" in ended.out
     assert names_in(finished / "artifacts") == before
+
+
+def test_a_larger_text_is_planned_with_the_index_that_it_would_use(finished, memdec):
+    words = ("plan", "tiny.yaml", "--train-tokens", "117e6", "--gflops", "100")
+    ended = memdec(*words, "search.num_lists=1000", "search.num_probes=10", cwd=finished)
+    assert ended.code == 0, ended.err
+    cells = {
+        line.split("│")[1].strip(): [cell.strip() for cell in line.split("│")[2:]]
+        for line in ended.out.splitlines()
+        if line.startswith("│")
+    }
+    assert cells["neighbors"][1:3] == ["to do", "117,000,000"]
+    settings = json.loads((finished / "tiny.yaml").read_text())
+    k_max = settings["knn"].get("k_max", 1024)
+    lists = 2 * 24 * 1000 * (10 * 256 * 1000 + 2 * 117e6)
+    tables = 256 * 117e6 * (2 * 24 + 10 * 64)
+    visited = 64 * 117e6 * 10 * 117e6 / 1000
+    exact = 3 * 24 * 117e6 * (k_max + 1) * 4
+    assert cells["neighbors"][4] == f"{lists + tables + visited + exact:.1e}"
+    hours = (lists + tables + visited + exact) / 100e9 / 3600
+    assert cells["neighbors"][5] in (f"{hours:.1f} h", f"{hours / 24:.1f} days")
+
+
+@pytest.mark.parametrize("words", [("--train-tokens", "1.5"), ("--gflops", "0")])
+def test_sizes_that_mean_nothing_are_refused(finished, memdec, words):
+    ended = memdec("plan", "tiny.yaml", *words, cwd=finished)
+    assert ended.code == 2
+    assert words[0] in ended.err
