@@ -118,10 +118,11 @@ def _plan(options: Any) -> int:
     from memdec.pipeline.job import Job, artifacts_root
     from memdec.pipeline.plan import check_room, make_plan, measured_gflops
     from memdec.pipeline.show import show_plan
+    from memdec.pipeline.stages import stages_of
 
     experiment = load_experiment(options.experiment, options.settings)
     job = Job(experiment, artifacts_root())
-    stages = tuple(stage for name in experiment.methods for stage in METHODS[name].stages)
+    stages = stages_of(experiment, [METHODS[name] for name in experiment.methods])
     if options.gflops is not None and not options.gflops > 0:
         raise ConfigError(f"--gflops must be above 0, got {options.gflops}.")
     plans = make_plan(job, stages, options.train_tokens)

@@ -86,7 +86,7 @@ def _sorted_by_token(token_ids_QK: Array) -> tuple[Array, Array]:
     num_rows, num_neighbors = token_ids_QK.shape
     num_bits = max(1, (num_neighbors - 1).bit_length())
     num_tokens = int(token_ids_QK.max(initial=0)) + 1
-    dtype = np.uint32 if num_tokens << num_bits <= 1 << 32 else np.uint64
+    dtype: Any = np.uint32 if num_tokens << num_bits <= 1 << 32 else np.uint64
     packed_QK = token_ids_QK.astype(dtype)
     packed_QK <<= dtype(num_bits)
     packed_QK |= np.arange(num_neighbors, dtype=dtype)

@@ -15,6 +15,8 @@ class EvaluationConfig:
     """Points of the alpha curve."""
     example_tokens: int = 700
     """Test tokens shown in the report with their gain."""
+    fidelity: bool = False
+    """Compare the memory with the kNN distributions of the test text: one more forward pass."""
     prompt: str = ""
     """Text that the base and each generating method continue in the report; empty for none."""
     new_tokens: int = 48

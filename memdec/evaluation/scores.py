@@ -38,7 +38,9 @@ def score_split(
     batch_size: int,
     key_layer: str | None,
 ) -> None:
-    """Write SPLIT_gold_log_probs f32 [N], SPLIT_top_ids u32 and SPLIT_top_log_probs f16 [N, K].
+    """Write SPLIT_gold_log_probs and SPLIT_entropies f32 [N], and the top tokens.
+
+    Those are SPLIT_top_ids u32 and SPLIT_top_log_probs f16 [N, K].
 
     With `key_layer`, the same forward pass also leaves SPLIT_keys f16 [N, D].
     """
@@ -46,6 +48,7 @@ def score_split(
     device = head_OD.device
     num_top = min(TOP_TOKENS, head_OD.shape[0])
     gold = out.array(f"{split}_gold_log_probs", (num_rows,), np.float32)
+    entropies = out.array(f"{split}_entropies", (num_rows,), np.float32)
     top_ids = out.array(f"{split}_top_ids", (num_rows, num_top), np.uint32)
     top_log_probs = out.array(f"{split}_top_log_probs", (num_rows, num_top), np.float16)
     keys: NDArray[Any] | None = None
@@ -57,6 +60,7 @@ def score_split(
                 hidden_BTD[scored_BT], head_OD, batch.gold_N.to(device), output_ids_O, num_top
             )
             gold[batch.rows_N] = scores.gold_log_probs_N.cpu().numpy()
+            entropies[batch.rows_N] = scores.entropies_N.cpu().numpy()
             top_ids[batch.rows_N] = scores.top_ids_NK.cpu().numpy()
             top_log_probs[batch.rows_N] = scores.top_log_probs_NK.cpu().numpy()
             if keys_BTD is not None and key_layer is not None:

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from memdec.evaluation.alpha import best_alpha, mixture_nll
+from memdec.evaluation.gate import fit_gate, mix_gated
 from memdec.methods.contract import AdaptedLM, Candidate, Scores
 from memdec.models.mixture import mix_log_probs
 
@@ -24,7 +25,7 @@ class Settled:
     gold_log_probs: Mapping[str, NDArray[np.float32]]
     """Per split, of the final distribution [N]."""
     alpha: float | None
-    """None where nothing is mixed in."""
+    """None where nothing is mixed in, or where each token has its own."""
     candidate: Candidate | None
     """The distribution that is mixed in."""
     tuned: Mapping[str, float]
@@ -32,7 +33,10 @@ class Settled:
 
 
 def settle(adapted: AdaptedLM) -> Settled:
-    """Pick the candidate, and alpha unless it is given, with the lowest NLL on validation."""
+    """Pick the candidate, and alpha unless it is given, with the lowest NLL on validation.
+
+    Where there are gate features, a gate fitted there gives each token its own alpha instead.
+    """
     if not adapted.candidates:
         return Settled(adapted.lm, None, None, {})
     alpha, _, chosen = min(
@@ -41,7 +45,21 @@ def settle(adapted: AdaptedLM) -> Settled:
     tuned = dict(chosen.settings)
     if isinstance(adapted.alpha, str):
         tuned["alpha"] = alpha
-    return Settled(mix(adapted.lm, chosen.scores, alpha), alpha, chosen, tuned)
+    if adapted.gate_features is None:
+        return Settled(mix(adapted.lm, chosen.scores, alpha), alpha, chosen, tuned)
+    gate = fit_gate(
+        adapted.lm["validation"],
+        chosen.scores["validation"],
+        adapted.gate_features["validation"],
+        alpha,
+    )
+    alphas = {split: gate.alphas(features) for split, features in adapted.gate_features.items()}
+    mixed = {
+        split: mix_gated(adapted.lm[split], chosen.scores[split], alphas[split])
+        for split in adapted.lm
+    }
+    tuned |= {f"mean alpha, {split}": float(alphas[split].mean()) for split in alphas}
+    return Settled(mixed, None, chosen, tuned)
 
 
 def _tune(adapted: AdaptedLM, candidate: Candidate) -> tuple[float, float, Candidate]:

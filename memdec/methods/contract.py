@@ -42,6 +42,8 @@ class AdaptedLM:
     """The model without any mixture."""
     candidates: tuple[Candidate, ...] = ()
     """What can be mixed in; none for a method that changes the model itself."""
+    gate_features: Mapping[str, NDArray[np.float32]] | None = None
+    """Per split, what an alpha for each token may depend on [N, F]; None for one alpha."""
     alpha: float | str = "validation"
     """The candidates' share: a number, or validation for the exact optimum there."""
     top_tokens: Artifact | None = None

@@ -1,5 +1,6 @@
 """All methods by name."""
 
+from memdec.methods.adaptive_alpha import AdaptiveAlpha
 from memdec.methods.base import Base
 from memdec.methods.contract import Method
 from memdec.methods.dapt import Dapt, DaptMemory
@@ -18,5 +19,6 @@ METHODS: dict[str, Method] = {
         KnnLm(),
         InContextRag(),
         MemoryDecoderMethod(),
+        AdaptiveAlpha(),
     )
 }

@@ -20,6 +20,8 @@ class TokenScores:
     top_ids_NK: Tensor
     """Most likely tokens, best first."""
     top_log_probs_NK: Tensor
+    entropies_N: Tensor
+    """Of the whole distribution, in nats, f32."""
 
 
 @torch.no_grad()
@@ -40,13 +42,12 @@ def score_hidden(
         _score_chunk(hidden, head_OD, gold, output_ids_O, num_top)
         for hidden, gold in zip(hidden_ND.split(chunk), gold_N.split(chunk), strict=True)
     ]
-    gold, ids, logs = (torch.cat(column) for column in zip(*parts, strict=True))
-    return TokenScores(gold, ids, logs)
+    return TokenScores(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
 def _score_chunk(
     hidden_ND: Tensor, head_OD: Tensor, gold_N: Tensor, output_ids_O: Tensor | None, num_top: int
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     logits_NO = (hidden_ND @ head_OD.T).float()
     total_N = logits_NO.logsumexp(1)
     columns_N, offered_N = output_columns(gold_N, output_ids_O)
@@ -54,7 +55,11 @@ def _score_chunk(
     gold_log_probs_N = (gold_logits_N - total_N).masked_fill(~offered_N, -torch.inf)
     top = logits_NO.topk(min(num_top, logits_NO.shape[1]), dim=1)
     ids_NK = top.indices if output_ids_O is None else output_ids_O[top.indices]
-    return gold_log_probs_N, ids_NK, top.values - total_N[:, None]
+    top_log_probs_NK = top.values - total_N[:, None]
+    mean_logit_N = (logits_NO.softmax(1) * logits_NO).sum(1)
+    # Rounding can leave a sure distribution a hair below 0.
+    entropies_N = (total_N - mean_logit_N).clamp_min(0)
+    return gold_log_probs_N, ids_NK, top_log_probs_NK, entropies_N
 
 
 def output_columns(token_ids: Tensor, output_ids_O: Tensor | None) -> tuple[Tensor, Tensor]:

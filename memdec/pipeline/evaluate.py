@@ -1,6 +1,7 @@
 """Turn an adapted model into a record: metrics, intervals, curves, examples, budget."""
 
 import json
+import math
 from dataclasses import asdict
 from typing import Any
 
@@ -9,6 +10,9 @@ import numpy as np
 from memdec.artifacts.artifact import Artifact
 from memdec.artifacts.provenance import now, provenance
 from memdec.evaluation.alpha import alpha_curve
+from memdec.evaluation.fidelity import fidelity_metrics
+from memdec.evaluation.frequency import frequency_metrics
+from memdec.evaluation.gate import oracle_log_probs
 from memdec.evaluation.perplexity import document_totals, paired_bootstrap, perplexity_metrics
 from memdec.evaluation.settle import Settled, settle
 from memdec.methods.contract import SPLITS, AdaptedLM, Method, MethodInputs
@@ -17,11 +21,12 @@ from memdec.pipeline.identity import describe
 from memdec.pipeline.job import Job
 from memdec.pipeline.model_facts import read_model_facts
 from memdec.pipeline.plan import model_facts
+from memdec.pipeline.stages import stages_of
 
 
 def evaluate(job: Job, method: Method, started: str) -> dict[str, Any]:
     """Make the method's artifacts, choose its mixture on validation, and return its record."""
-    stages = (*method.stages, "tokens")
+    stages = (*stages_of(job.experiment, [method]), "tokens")
     artifacts = {name: job.artifact(name) for name in job.required(stages)}
     section = getattr(job.experiment, method.name, None)
     adapted = method.adapt(
@@ -30,7 +35,7 @@ def evaluate(job: Job, method: Method, started: str) -> dict[str, Any]:
     settled = settle(adapted)
     experiment = job.experiment
     record = describe(job, method) | {
-        "metrics": _metrics(job, settled, artifacts["tokens"]),
+        "metrics": _metrics(job, settled, artifacts),
         "alpha": settled.alpha,
         "tuned": dict(settled.tuned),
         "intervals": _intervals(job, settled, artifacts["tokens"]),
@@ -47,7 +52,8 @@ def evaluate(job: Job, method: Method, started: str) -> dict[str, Any]:
     return record
 
 
-def _metrics(job: Job, settled: Settled, tokens: Artifact) -> dict[str, float]:
+def _metrics(job: Job, settled: Settled, artifacts: dict[str, Artifact]) -> dict[str, float]:
+    tokens, test_N = artifacts["tokens"], settled.gold_log_probs["test"]
     metrics = {
         f"{split}/{name}": value
         for split in SPLITS
@@ -57,7 +63,15 @@ def _metrics(job: Job, settled: Settled, tokens: Artifact) -> dict[str, float]:
     }
     base = np.asarray(job.artifact("base_scores").array("test_gold_log_probs"))
     ratio = np.exp(np.mean(base, dtype=np.float64) + metrics["test/nll"])
-    return metrics | {"test/perplexity_ratio_to_base": float(ratio)}
+    metrics["test/perplexity_ratio_to_base"] = float(ratio)
+    if settled.candidate is not None:
+        best_N = oracle_log_probs(base, settled.candidate.scores["test"])
+        metrics["test/oracle_perplexity"] = math.exp(-np.mean(best_N, dtype=np.float64))
+    gold_N = np.asarray(tokens.array("test_tokens")[1:])
+    metrics |= frequency_metrics(test_N, base, gold_N, np.asarray(tokens.array("train_tokens")))
+    if "fidelity" in artifacts:
+        metrics |= fidelity_metrics(artifacts["fidelity"])
+    return metrics
 
 
 def _intervals(job: Job, settled: Settled, tokens: Artifact) -> dict[str, list[float]]:
@@ -134,7 +148,7 @@ def _budget(job: Job, method: Method, adapted: AdaptedLM) -> dict[str, float]:
 
 
 def _stage_runs(job: Job, method: Method) -> list[Any]:
-    names = job.required((*method.stages, "tokens"))
+    names = job.required((*stages_of(job.experiment, [method]), "tokens"))
     return [job.runs[name] for name in names]
 
 

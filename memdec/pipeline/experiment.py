@@ -20,7 +20,16 @@ from memdec.methods.config import DaptConfig, InContextRagConfig, KnnLmConfig, L
 from memdec.models.config import ModelConfig
 from memdec.training.config import MemoryDecoderConfig, TrainerConfig
 
-METHODS = ("base", "dapt", "dapt_memory", "lora", "knn_lm", "in_context_rag", "memory_decoder")
+METHODS = (
+    "base",
+    "dapt",
+    "dapt_memory",
+    "lora",
+    "knn_lm",
+    "in_context_rag",
+    "memory_decoder",
+    "adaptive_alpha",
+)
 SCALES = ("smoke", "small", "paper")
 LOGGERS = ("csv", "wandb", "none")
 
@@ -71,6 +80,11 @@ class Experiment:
             raise ConfigError(
                 f"datastore.model is {self.datastore.model!r} but knn_lm searches with the base's "
                 "own keys; take knn_lm out of methods, or set datastore.model to base."
+            )
+        if self.evaluation.fidelity and self.datastore.model != "base":
+            raise ConfigError(
+                f"evaluation.fidelity compares with a search by the base's own keys, but "
+                f"datastore.model is {self.datastore.model!r}; turn it off."
             )
         if "in_context_rag" in self.methods:
             self.in_context_rag.check_window(self.corpus.block_size)

@@ -166,7 +166,7 @@ class Job:
             own = self.experiment.datastore.model
             facts["identity"] = own if own in ("base", "dapt") else self.key_model.identity
         as_large_as_memory = name == "lora" and not self.experiment.lora.budget_parameters
-        if name == "memory_scores" and self.plugged_memory is not None:
+        if name in ("memory_scores", "fidelity") and self.plugged_memory is not None:
             facts["identity"] = self.hashes.folder(
                 self.plugged_memory, (*IDENTITY_SUFFIXES, ".npy")
             )

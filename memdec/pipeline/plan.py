@@ -93,6 +93,11 @@ def _neighbors(s: Sizes) -> tuple[int, int, float]:
     return num_rows, num_rows * 8 * num_cached, flops
 
 
+def _fidelity(s: Sizes) -> tuple[int, int, float]:
+    head = 2.0 * s.tokens["test"] * s.model.hidden_size * s.model.vocab_size
+    return s.tokens["test"], 16 * s.tokens["test"], s.forward("test") + head
+
+
 def _training(stage: str) -> Estimate:
     def estimate(s: Sizes) -> tuple[int, int, float]:
         size = s.model.parameters * (CHECKPOINT_BYTES * 2 + 8)  # last.ckpt old, new, best, export
@@ -124,6 +129,7 @@ _ESTIMATES: dict[str, Estimate] = {
     ),
     "memory": _training("memory"),
     "memory_scores": _scores,
+    "fidelity": _fidelity,
     "dapt": _training("dapt"),
     "dapt_scores": _scores,
     "lora": _training("lora"),

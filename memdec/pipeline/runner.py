@@ -15,7 +15,7 @@ from memdec.pipeline.experiment import Experiment
 from memdec.pipeline.job import Job
 from memdec.pipeline.plan import check_room, make_plan
 from memdec.pipeline.shards import Shard
-from memdec.pipeline.stages import STAGES
+from memdec.pipeline.stages import STAGES, stages_of
 
 Record = dict[str, Any]
 
@@ -41,11 +41,11 @@ def run_experiment(experiment: Experiment, root: Path, rank: int = 0) -> RunResu
     job, methods = _open(experiment, root, rank)
     folder = root / "runs" / f"{experiment.name}-{_run_fingerprint(job, methods)}"
     if rank > 0:
-        for stage in job.required(tuple(s for method in methods for s in method.stages)):
+        for stage in job.required(stages_of(experiment, methods)):
             if STAGES[stage].collective:
                 job.artifact(stage)
         return None
-    check_room(job, make_plan(job, tuple(s for method in methods for s in method.stages)))
+    check_room(job, make_plan(job, stages_of(experiment, methods)))
     records = [_record(job, method, folder / method.name / "record.json") for method in methods]
     return RunResult(folder, records)
 
@@ -56,7 +56,7 @@ def run_shard(experiment: Experiment, root: Path, shard: Shard) -> list[str]:
     Returns what there is to say: the stages done, and which shards the next one waits for.
     """
     job, methods = _open(experiment, root, rank=0)
-    stages = tuple(stage for method in methods for stage in method.stages)
+    stages = stages_of(experiment, methods)
     check_room(job, make_plan(job, stages))
     needed = job.required(stages)
     lines = []

@@ -3,9 +3,10 @@
 Torch-free: builders import what they need when they run, so that planning is instant.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from memdec.methods.contract import Method
 from memdec.pipeline import builders, training_builders
 from memdec.pipeline.experiment import Experiment
 from memdec.pipeline.shards import Merge, merge_csr, merge_rows
@@ -51,6 +52,11 @@ def _memory_needs(experiment: Experiment) -> tuple[str, ...]:
 
 def _memory_scores_needs(experiment: Experiment) -> tuple[str, ...]:
     return ("model", "tokens") if experiment.memory_decoder.trained else ("memory", "tokens")
+
+
+def _fidelity_needs(experiment: Experiment) -> tuple[str, ...]:
+    memory = () if experiment.memory_decoder.trained else ("memory",)
+    return ("model", *memory, "tokens", "datastore", "query_neighbors")
 
 
 _TEXT = (
@@ -149,6 +155,13 @@ STAGES: dict[str, Stage] = {
             build=training_builders.memory_scores,
         ),
         Stage(
+            name="fidelity",
+            label="comparing the memory with the kNN distributions",
+            reads=(*_FORWARD, "corpus.stride", "knn.k", "knn.temperature"),
+            needs=_fidelity_needs,
+            build=training_builders.fidelity,
+        ),
+        Stage(
             name="dapt",
             label="fine-tuning all of the base",
             reads=(*_TRAINING, "dapt"),
@@ -189,6 +202,14 @@ STAGES: dict[str, Stage] = {
         ),
     )
 }
+
+
+def stages_of(experiment: Experiment, methods: Sequence[Method]) -> tuple[str, ...]:
+    """Return the stages that the methods read, and what the evaluation adds to them."""
+    names = [name for method in methods for name in method.stages]
+    if experiment.evaluation.fidelity and any(m.name == "memory_decoder" for m in methods):
+        names.append("fidelity")
+    return tuple(names)
 
 
 def required_stages(experiment: Experiment, names: tuple[str, ...]) -> list[str]:

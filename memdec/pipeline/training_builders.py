@@ -99,6 +99,29 @@ def memory_scores(job: "Job", out: ArtifactWriter) -> None:
     _score_export(job, out, path)
 
 
+def fidelity(job: "Job", out: ArtifactWriter) -> None:
+    """Compare the memory with the kNN distributions of the test text."""
+    from memdec.evaluation.fidelity import write_fidelity
+    from memdec.models.loading import pick_device
+    from memdec.models.memory import load_memory
+
+    config, knn = job.experiment.model, job.experiment.knn
+    path = job.plugged_memory or job.artifact("memory").path / "export"
+    found = job.artifact("query_neighbors")
+    write_fidelity(
+        out,
+        load_memory(path, config.dtype, pick_device(config.device)),
+        stream_of(job, "test"),
+        windows_of(job, "test"),
+        load_tokenizer_of(job)[1],
+        found.array("test_rows")[:, : knn.k],
+        found.array("test_sq_distances")[:, : knn.k],
+        np.asarray(job.artifact("datastore").array("values")),
+        knn.temperature,
+        config.batch_size,
+    )
+
+
 def dapt_scores(job: "Job", out: ArtifactWriter) -> None:
     """Score validation and test with the fine-tuned base."""
     _score_export(job, out, job.artifact("dapt").path / "export")

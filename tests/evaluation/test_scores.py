@@ -69,6 +69,9 @@ def test_every_token_gets_its_log_prob_in_its_window(
         wanted_V = slow_log_probs(lm, ids, allowed)
         row = position - 1
         np.testing.assert_allclose(gold_N[row], wanted_V[tokens[position]], atol=1e-4)
+        probs_V = np.exp(wanted_V[np.isfinite(wanted_V)])
+        entropy = -(probs_V * np.log(probs_V)).sum()
+        assert made.array("test_entropies")[row] == pytest.approx(entropy, abs=1e-4)
         best = np.argsort(-wanted_V)[:TOP_TOKENS]
         assert top_NK[row].tolist() == best.tolist()
         np.testing.assert_allclose(  # float16
@@ -97,6 +100,7 @@ def test_without_a_layer_no_keys_are_written(tiny_model, tokens, tmp_path):
         key_layer=None,
     )
     assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "validation_entropies.npy",
         "validation_gold_log_probs.npy",
         "validation_top_ids.npy",
         "validation_top_log_probs.npy",

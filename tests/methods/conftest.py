@@ -49,7 +49,9 @@ def tiny_experiment(tiny_model, sentences, tmp_path_factory) -> Callable[..., Ex
             trainer=TrainerConfig(
                 learning_rate=0.01, batch_size=6, micro_batch_size=3, accelerator="cpu"
             ),
-            evaluation=EvaluationConfig(bootstrap_samples=20, curve_points=3, example_tokens=0),
+            evaluation=EvaluationConfig(
+                bootstrap_samples=20, curve_points=3, example_tokens=0, fidelity=True
+            ),
         )
         return replace(experiment, **changes)
 

@@ -45,10 +45,45 @@ def test_budgets_count_what_is_deployed_and_what_is_trained(result):
         "knn_lm": 1,
         "in_context_rag": 1,
         "memory_decoder": 2,
+        "adaptive_alpha": 2,
     }
     assert base * (lora - 1) == pytest.approx(budgets["lora"]["trained_parameters"])
     assert 0 < budgets["lora"]["trained_parameters"] <= base
     trained = {n for n, b in budgets.items() if b["trained_parameters"]}
-    assert trained == {"dapt", "dapt_memory", "lora", "memory_decoder"}
+    assert trained == {"dapt", "dapt_memory", "lora", "memory_decoder", "adaptive_alpha"}
     assert len({budgets[name]["train_tokens"] for name in trained}) == 1
     assert budgets["dapt"]["flops"] == 6 * base * budgets["dapt"]["train_tokens"]
+
+
+def test_an_oracle_bounds_every_alpha(result):
+    metrics = {record["method"]: record["metrics"] for record in result.records}
+    bound = metrics["memory_decoder"]["test/oracle_perplexity"]
+    assert metrics["adaptive_alpha"]["test/oracle_perplexity"] == bound
+    for name in ("memory_decoder", "adaptive_alpha"):
+        assert bound < metrics[name]["test/perplexity"]
+    assert "test/oracle_perplexity" not in metrics["lora"]
+
+
+def test_a_gate_is_no_worse_than_one_alpha_on_the_text_it_was_fitted_on(result):
+    metrics = {record["method"]: record["metrics"] for record in result.records}
+    gated, fixed = (
+        metrics[name]["validation/nll"] for name in ("adaptive_alpha", "memory_decoder")
+    )
+    assert gated <= fixed + 1e-6
+
+
+def test_gains_by_frequency_add_up(result):
+    for record in result.records:
+        metrics = record["metrics"]
+        groups = [key.removeprefix("test/share/") for key in metrics if "test/share/" in key]
+        gain = sum(metrics[f"test/share/{g}"] * metrics[f"test/gain/{g}"] for g in groups)
+        base_nll = sum(metrics[f"test/share/{g}"] * metrics[f"test/base_nll/{g}"] for g in groups)
+        assert base_nll - gain == pytest.approx(metrics["test/nll"], abs=1e-5)
+
+
+def test_fidelity_is_the_memorys_alone(result):
+    measured = {r["method"] for r in result.records if "fidelity/kl" in r["metrics"]}
+    assert measured == {"memory_decoder"}
+    metrics = next(r["metrics"] for r in result.records if r["method"] == "memory_decoder")
+    assert metrics["fidelity/kl"] > 0
+    assert 0 < metrics["fidelity/total_variation"] < 1

@@ -46,6 +46,9 @@ def test_scores_equal_a_full_softmax(tensors, outputs, chunk_logits, monkeypatch
     assert scores.top_ids_NK.tolist() == top_NK.tolist()
     wanted_top = np.take_along_axis(wanted_NV, top_NK, 1)
     np.testing.assert_allclose(scores.top_log_probs_NK, wanted_top, atol=1e-5)
+    probs_NV = np.exp(wanted_NV)
+    entropy_N = -np.where(probs_NV > 0, probs_NV * np.nan_to_num(wanted_NV), 0).sum(1)
+    np.testing.assert_allclose(scores.entropies_N, entropy_N, atol=1e-5)
 
 
 def test_no_more_top_tokens_than_there_are_outputs(tensors):

@@ -10,7 +10,7 @@ import yaml
 
 from memdec.methods.registry import METHODS
 from memdec.pipeline.job import Job
-from memdec.pipeline.stages import STAGES
+from memdec.pipeline.stages import STAGES, stages_of
 from memdec.pipeline.sweep_file import load_sweep
 
 ROOT = Path(__file__).parents[2]
@@ -52,7 +52,7 @@ def stage_names(sweep, root):
     for trial in sweep.trials:
         job = Job(trial.experiment, root)
         methods = [METHODS[name] for name in trial.experiment.methods]
-        for stage in job.required(tuple(s for method in methods for s in method.stages)):
+        for stage in job.required(stages_of(trial.experiment, methods)):
             names.setdefault(stage, []).append(job.fingerprint(stage))
     return names
 
