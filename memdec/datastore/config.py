@@ -41,11 +41,18 @@ class KnnConfig:
     threshold: float = 0.0
     """Target probabilities at or below this are dropped and the rest renormalised; in [0, 1)."""
 
+    lm_share: float = 0.0
+    """The key model's own share in the targets, as in a kNN-LM (its 64 most likely tokens); in
+    [0, 1). 0, the paper's, imitates the retriever alone."""
+
     def __post_init__(self) -> None:
         check_at_least("knn.k", self.k, 1)
         check_at_least("knn.k_max", self.k_max, 1)
         check_positive("knn.temperature", self.temperature)
         check_share("knn.threshold", self.threshold)
+        check_share("knn.lm_share", self.lm_share)
+        if self.lm_share == 1:
+            raise ConfigError("knn.lm_share must be below 1: at 1 no neighbor would count.")
         if self.threshold == 1:
             raise ConfigError("knn.threshold must be below 1: at 1 every target would be dropped.")
         if self.k > self.k_max:

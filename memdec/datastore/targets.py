@@ -4,6 +4,7 @@ Shape legend: Q queries, K neighbors, N datastore rows; nnz is the number of sto
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from memdec.datastore.target_blocks import Array, distribution_blocks
 from memdec.errors import ConfigError, DataError
 
-__all__ = ["knn_distribution", "write_targets"]
+__all__ = ["LmTargets", "knn_distribution", "write_targets"]
 
 
 class ArtifactOut(Protocol):
@@ -29,6 +30,40 @@ class ArtifactOut(Protocol):
 
     def info(self, **facts: Any) -> Any:
         """Note plain facts for the manifest."""
+
+
+@dataclass(frozen=True)
+class LmTargets:
+    """The most likely tokens of a language model at each row, and its share in the targets."""
+
+    ids_NL: Array
+    log_probs_NL: Array
+    allowed: Array
+    """Ascending token ids; the others, which the memory may be unable to give, are left out."""
+    share: float
+    """In (0, 1)."""
+
+    def as_neighbors(
+        self, first: int, stop: int, sq_distances: Array, temperature: float
+    ) -> tuple[Array, Array]:
+        """Return squared distances and token ids at which these tokens weigh their share.
+
+        A token of probability p weighs share / (1 - share) * p * Z beside neighbors that weigh Z
+        together, so its distance is -temperature times the logarithm of that; it may be negative.
+        """
+        log_weights = -sq_distances / np.float32(temperature)
+        highest = log_weights.max(axis=1, keepdims=True)
+        log_total = highest + np.log(np.exp(log_weights - highest).sum(axis=1, keepdims=True))
+        ids = self.ids_NL[first:stop]
+        probs = np.exp(self.log_probs_NL[first:stop].astype(np.float32)) * np.isin(
+            ids, self.allowed
+        )
+        totals = probs.sum(axis=1, keepdims=True)
+        probs /= np.where(totals > 0, totals, 1)
+        with np.errstate(divide="ignore"):
+            log_probs = np.log(probs)
+        odds = np.float32(np.log(self.share / (1 - self.share)))
+        return -np.float32(temperature) * (odds + log_total + log_probs), ids
 
 
 def knn_distribution(
@@ -82,13 +117,14 @@ def write_targets(
     temperature: float,
     threshold: float = 0.0,
     advance: Callable[[int], Any] = lambda num_rows: None,
+    lm: LmTargets | None = None,
 ) -> None:
     """Write the targets of every datastore row from its `k` nearest cached neighbors.
 
     Writes starts i64 [N+1], token_ids u32 [nnz] and probs f16 [nnz] as .npy files into `out.path`,
     in bounded memory, and notes the number of pairs. Probabilities are rounded to float16 and
     those that become 0 are dropped, so readers must renormalise each row in float32.
-    `advance(num_rows)` reports progress.
+    `advance(num_rows)` reports progress. With `lm`, a language model's distribution is mixed in.
 
     Raises:
         ConfigError: k is below 1 or above the cached neighbors, or a knob is out of range.
@@ -111,15 +147,20 @@ def write_targets(
         rows = rows_NK[first:stop, :k]
         found = rows >= 0
         sq_distances = np.where(found, sq_distances_NK[first:stop, :k], np.float32(np.inf))
-        return sq_distances, values[np.where(found, rows, 0)]
+        tokens = values[np.where(found, rows, 0)]
+        if lm is None:
+            return sq_distances, tokens
+        more = lm.as_neighbors(first, stop, sq_distances, temperature)
+        return np.hstack([sq_distances, more[0]]), np.hstack([tokens, more[1]])
 
     counts = [np.zeros(1, np.int64)]
     ids_path, probs_path = out.path / "token_ids.npy", out.path / "probs.npy"
     with ids_path.open("wb") as ids_file, probs_path.open("wb") as probs_file:
         _write_header(ids_file, np.uint32, 0)
         _write_header(probs_file, np.float16, 0)
+        width = k + (lm.ids_NL.shape[1] if lm else 0)
         for counts_block, ids, probs in distribution_blocks(
-            read, num_rows, k, temperature, threshold
+            read, num_rows, width, temperature, threshold
         ):
             halves = probs.astype(np.float16)
             # f16 flushes values below 6e-8 to zero: such pairs would only cost room.

@@ -37,6 +37,7 @@ def score_split(
     output_ids_O: Tensor | None,
     batch_size: int,
     key_layer: str | None,
+    num_top: int = TOP_TOKENS,
 ) -> None:
     """Write SPLIT_gold_log_probs and SPLIT_entropies f32 [N], and the top tokens.
 
@@ -46,7 +47,7 @@ def score_split(
     """
     num_rows = len(tokens) - 1
     device = head_OD.device
-    num_top = min(TOP_TOKENS, head_OD.shape[0])
+    num_top = min(num_top, head_OD.shape[0])
     gold = out.array(f"{split}_gold_log_probs", (num_rows,), np.float32)
     entropies = out.array(f"{split}_entropies", (num_rows,), np.float32)
     top_ids = out.array(f"{split}_top_ids", (num_rows, num_top), np.uint32)

@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from memdec.artifacts.artifact import ArtifactWriter
 from memdec.corpus.windows import Window, check_fills_a_window, make_windows
 from memdec.pipeline.shards import WHOLE, Shard
@@ -11,6 +13,8 @@ if TYPE_CHECKING:
     from memdec.pipeline.job import Job
 
 SPLITS = ("validation", "test")
+LM_TARGET_TOKENS = 64
+"""Most likely tokens of the key model that targets may hold."""
 
 
 def model(job: "Job", out: ArtifactWriter) -> None:
@@ -94,6 +98,27 @@ def neighbors(job: "Job", out: ArtifactWriter, shard: Shard = WHOLE) -> None:
     _note_part(out, shard, part, len(keys))
 
 
+def train_scores(job: "Job", out: ArtifactWriter) -> None:
+    """Score the training text with the key model, for targets that mix its own distribution in."""
+    from memdec.evaluation.scores import score_split
+    from memdec.models.loading import head_weight
+
+    lm = _key_model(job)
+    score_split(
+        out,
+        "train",
+        stream_of(job, "train"),
+        windows_of(job, "train"),
+        load_tokenizer_of(job)[1],
+        body=lm,
+        head_OD=head_weight(lm),
+        output_ids_O=None,
+        batch_size=job.experiment.model.batch_size,
+        key_layer=None,
+        num_top=LM_TARGET_TOKENS,
+    )
+
+
 def query_neighbors(job: "Job", out: ArtifactWriter) -> None:
     """Search validation and test against the training text."""
     from memdec.datastore.neighbors import build_query_neighbors, check_k
@@ -107,12 +132,21 @@ def query_neighbors(job: "Job", out: ArtifactWriter) -> None:
 
 def targets(job: "Job", out: ArtifactWriter, shard: Shard = WHOLE) -> None:
     """Make the kNN distributions of the training text, or of a shard of its rows."""
-    from memdec.datastore.targets import write_targets
+    from memdec.datastore.targets import LmTargets, write_targets
     from memdec.progress import track
 
     found, knn = job.artifact("neighbors"), job.experiment.knn
     rows = found.array("rows")
     part = shard.of(len(rows))
+    lm = None
+    if knn.lm_share > 0:
+        scored = job.artifact("train_scores")
+        lm = LmTargets(
+            scored.array("train_top_ids")[part.start : part.stop],
+            scored.array("train_top_log_probs")[part.start : part.stop],
+            np.unique(stream_of(job, "train")),
+            knn.lm_share,
+        )
     with track(len(part), "rows", "making targets") as advance:
         write_targets(
             out,
@@ -123,6 +157,7 @@ def targets(job: "Job", out: ArtifactWriter, shard: Shard = WHOLE) -> None:
             knn.temperature,
             knn.threshold,
             advance,
+            lm,
         )
     _note_part(out, shard, part, len(rows))
 

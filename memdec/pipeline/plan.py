@@ -11,6 +11,7 @@ from memdec.corpus.config import SPLITS, CorpusConfig
 from memdec.corpus.files import resolve_files
 from memdec.datastore.search_config import SearchConfig
 from memdec.errors import ConfigError
+from memdec.pipeline.builders import LM_TARGET_TOKENS
 from memdec.pipeline.job import Job
 from memdec.pipeline.model_facts import (
     EMBEDDED_FACTS,
@@ -93,6 +94,12 @@ def _neighbors(s: Sizes) -> tuple[int, int, float]:
     return num_rows, num_rows * 8 * num_cached, flops
 
 
+def _train_scores(s: Sizes) -> tuple[int, int, float]:
+    count = s.tokens["train"]
+    head = 2.0 * count * s.model.hidden_size * s.model.vocab_size
+    return count, count * (6 * LM_TARGET_TOKENS + 8), s.forward("train") + head
+
+
 def _fidelity(s: Sizes) -> tuple[int, int, float]:
     head = 2.0 * s.tokens["test"] * s.model.hidden_size * s.model.vocab_size
     return s.tokens["test"], 16 * s.tokens["test"], s.forward("test") + head
@@ -122,6 +129,7 @@ _ESTIMATES: dict[str, Estimate] = {
         s.tokens["train"] * (8 + 6 * min(s.k, TARGETS_PER_ROW)),
         0.0,
     ),
+    "train_scores": _train_scores,
     "query_neighbors": lambda s: (
         s.held_out,
         s.held_out * 8 * min(s.k_max, s.tokens["train"]),

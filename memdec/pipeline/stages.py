@@ -45,6 +45,11 @@ def _datastore_needs(experiment: Experiment) -> tuple[str, ...]:
     return ("model", "tokens", *tuned)
 
 
+def _targets_needs(experiment: Experiment) -> tuple[str, ...]:
+    scored = ("train_scores",) if experiment.knn.lm_share > 0 else ()
+    return ("datastore", "neighbors", *scored)
+
+
 def _memory_needs(experiment: Experiment) -> tuple[str, ...]:
     always = ("model", "tokens", "base_scores")
     return (*always, "datastore", "targets") if experiment.memory_decoder.beta > 0 else always
@@ -118,10 +123,17 @@ STAGES: dict[str, Stage] = {
             merge=merge_rows,
         ),
         Stage(
+            name="train_scores",
+            label="scoring the training text with the key model",
+            reads=(*_FORWARD, "corpus.train_stride"),
+            needs=_datastore_needs,
+            build=builders.train_scores,
+        ),
+        Stage(
             name="targets",
             label="making the kNN targets",
-            reads=("knn.k", "knn.temperature", "knn.threshold"),
-            needs=_needs("datastore", "neighbors"),
+            reads=("knn.k", "knn.temperature", "knn.threshold", "knn.lm_share"),
+            needs=_targets_needs,
             build=builders.targets,
             merge=merge_csr,
         ),
@@ -138,6 +150,8 @@ STAGES: dict[str, Stage] = {
             reads=(
                 *_TRAINING,
                 "memory_decoder.beta",
+                "memory_decoder.divergence",
+                "memory_decoder.gating",
                 "memory_decoder.blocks",
                 "memory_decoder.transfer",
                 "memory_decoder.vocabulary",

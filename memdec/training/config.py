@@ -7,6 +7,7 @@ from memdec.errors import ConfigError
 
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
 STRATEGIES = ("auto", "ddp", "fsdp")
+DIVERGENCE_NAMES = ("kl", "reverse_kl", "jsd")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true")
 
 
@@ -24,6 +25,11 @@ class MemoryDecoderConfig:
     """What an init of another vocabulary gets: refuse, or new rows that are random or copied."""
     beta: float = 0.5
     """Weight of KL(kNN || memory); 1 - beta weighs the cross-entropy. 0 needs no kNN targets."""
+    divergence: str = "kl"
+    """What beta weighs: kl (the paper's), reverse_kl or jsd, between kNN target and memory."""
+    gating: str = "none"
+    """Whether beta shrinks where the neighbors are unreliable: none; gold (times the target's
+    probability of the gold token); largest (times the target's largest probability)."""
     alpha: float | str = "validation"
     """The memory's share in the mixture: a number in [0, 1], or validation (its optimum)."""
     vocabulary: str = "corpus"
@@ -34,6 +40,8 @@ class MemoryDecoderConfig:
         check_at_least("memory_decoder.blocks", self.blocks, 0)
         check_choice("memory_decoder.transfer", self.transfer, ("refuse", "random", "copied"))
         check_choice("memory_decoder.vocabulary", self.vocabulary, ("corpus", "full"))
+        check_choice("memory_decoder.divergence", self.divergence, DIVERGENCE_NAMES)
+        check_choice("memory_decoder.gating", self.gating, ("none", "gold", "largest"))
         check_alpha("memory_decoder.alpha", self.alpha)
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from memdec.errors import ConfigError, DataError
+from memdec.training.divergences import DIVERGENCES, Chunk, Divergence
 
 __all__ = ["memory_decoder_loss"]
 
@@ -29,28 +30,34 @@ def memory_decoder_loss(
     gold_N: Tensor,
     target_ids_NM: Tensor,
     target_probs_NM: Tensor,
-    beta: float,
+    beta: float | Tensor,
+    divergence: str = "kl",
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the hybrid loss, KL(target || memory) and the gold NLL, as float32 means over tokens.
 
-    Only the loss can be differentiated, by `hidden_ND` and `head_VD`. Padded target entries have
-    probability 0 and any valid id; a token without targets has KL 0, and M may be 0. The softmax
-    is taken in float32; products run in the dtype of `hidden_ND`, or of autocast where it is on.
+    The loss is beta * divergence + (1 - beta) * NLL, with one beta or one for each token [N]; with
+    another `divergence` (see `DIVERGENCES`) that takes the KL's place. Only the loss can be
+    differentiated, by `hidden_ND` and `head_VD`. Padded target entries have probability 0 and any
+    valid id; a token without targets has divergence 0, and M may be 0. The softmax is taken in
+    float32; products run in the dtype of `hidden_ND`, or of autocast where it is on.
 
     Raises:
         ConfigError: beta is outside [0, 1].
         DataError: The shapes disagree or there is no token.
     """
-    if not 0 <= beta <= 1:
-        raise ConfigError(f"memory_decoder.beta must be in [0, 1], got {beta}.")
     _check_shapes(hidden_ND, head_VD, gold_N, target_ids_NM, target_probs_NM)
+    exact = torch.promote_types(hidden_ND.dtype, torch.float32)
+    # A tensor's entries are not looked at: on a GPU that would wait for all work before.
+    if not isinstance(beta, Tensor) and not 0 <= beta <= 1:
+        raise ConfigError(f"memory_decoder.beta must be in [0, 1], got {beta}.")
+    beta_N = torch.as_tensor(beta, dtype=exact, device=hidden_ND.device).expand(len(hidden_ND))
     device = hidden_ND.device.type
     autocast = torch.is_autocast_enabled(device)
     is_training = torch.is_grad_enabled()
     loss, kl, nll = _FusedHeadLoss.apply(
         hidden_ND,
         head_VD,
-        _ForwardKl(gold_N, target_ids_NM, target_probs_NM, beta),
+        _Targets(gold_N, target_ids_NM, target_probs_NM, beta_N, DIVERGENCES[divergence]),
         torch.get_autocast_dtype(device) if autocast else hidden_ND.dtype,
         (is_training and hidden_ND.requires_grad, is_training and head_VD.requires_grad),
     )
@@ -58,44 +65,17 @@ def memory_decoder_loss(
 
 
 @dataclass(frozen=True)
-class _ForwardKl:
-    """beta * KL(target || memory) + (1 - beta) * NLL of one chunk of tokens, and its gradient."""
+class _Targets:
+    """What all tokens are trained on: gold ids and beta [N], target ids and probs [N, M]."""
 
     gold: Tensor
     ids: Tensor
     probs: Tensor
-    beta: float
-    """The tensors are gold ids [N], target ids and probabilities [N, M]."""
+    beta: Tensor
+    divergence: Divergence
 
-    def chunk(self, chunk: slice) -> tuple[Tensor, Tensor]:
-        """Return ids i64 [C, M+1] and probabilities [C, M+1]; the last column is the gold token."""
-        gold_C1 = self.gold[chunk].long()[:, None]
-        ids_CM, probs_CM = self.ids[chunk].long(), self.probs[chunk]
-        ones_C1 = torch.ones_like(gold_C1, dtype=probs_CM.dtype)
-        return torch.cat([ids_CM, gold_C1], 1), torch.cat([probs_CM, ones_C1], 1)
-
-    def terms(self, log_probs_CV: Tensor, ids_CM: Tensor, probs_CM: Tensor) -> Tensor:
-        """Return the chunk's sums of KL and NLL, [2]."""
-        found_CM = log_probs_CV.gather(1, ids_CM)
-        probs_CM = probs_CM.to(found_CM.dtype)
-        # A padded entry may meet a log-prob of -inf, and 0 * inf is not a number.
-        cross_CM = torch.where(probs_CM > 0, probs_CM * found_CM, 0.0)
-        kl = (torch.xlogy(probs_CM, probs_CM) - cross_CM)[:, :-1].sum()
-        return torch.stack([kl, -found_CM[:, -1].sum()])
-
-    def gradient(
-        self, log_probs_CV: Tensor, ids_CM: Tensor, probs_CM: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Overwrite the log-probs; return factors [C, 1] and softmax - t / factor, [C, V].
-
-        The gradient of the chunk's summed loss is their product. The factor sum(t) is 1 unless a
-        token has no target; kept apart, it costs no pass over the logits.
-        """
-        weights_CM = probs_CM.to(log_probs_CV.dtype) * self.beta
-        weights_CM[:, -1] = 1 - self.beta
-        factor_C1 = weights_CM.sum(1, keepdim=True)
-        weights_CM /= factor_C1.clamp_min(torch.finfo(weights_CM.dtype).tiny)
-        return factor_C1, log_probs_CV.exp_().scatter_add_(1, ids_CM, -weights_CM)
+    def chunk(self, part: slice) -> Chunk:
+        return Chunk(self.gold[part], self.ids[part], self.probs[part], self.beta[part])
 
 
 class _FusedHeadLoss(torch.autograd.Function):
@@ -106,15 +86,15 @@ class _FusedHeadLoss(torch.autograd.Function):
         ctx: Any,
         hidden_ND: Tensor,
         head_VD: Tensor,
-        objective: _ForwardKl,
+        targets: _Targets,
         dtype: torch.dtype,
         needs_grad: tuple[bool, bool],
     ) -> tuple[Tensor, Tensor, Tensor]:
         with torch.autocast(hidden_ND.device.type, enabled=False):
-            terms, ctx.grads = _run(hidden_ND, head_VD, objective, dtype, needs_grad)
-        kl, nll = terms / len(hidden_ND)
+            terms, ctx.grads = _run(hidden_ND, head_VD, targets, dtype, needs_grad)
+        loss, kl, nll = terms / len(hidden_ND)
         ctx.mark_non_differentiable(kl, nll)
-        return objective.beta * kl + (1 - objective.beta) * nll, kl, nll
+        return loss, kl, nll
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
@@ -129,29 +109,32 @@ class _FusedHeadLoss(torch.autograd.Function):
 def _run(
     hidden_ND: Tensor,
     head_VD: Tensor,
-    objective: _ForwardKl,
+    targets: _Targets,
     dtype: torch.dtype,
     needs_grad: tuple[bool, bool],
 ) -> tuple[Tensor, tuple[Tensor | None, Tensor | None]]:
-    """Return the sums of KL and NLL [2] and the gradients of the mean loss."""
+    """Return the sums of loss, divergence and NLL [3] and the gradients of the mean loss."""
     exact = torch.promote_types(dtype, torch.float32)
     head_cast_VD = head_VD.to(dtype)
     grad_hidden_ND = torch.empty_like(hidden_ND) if needs_grad[0] else None
     grad_head_VD = torch.zeros_like(head_VD, dtype=exact) if needs_grad[1] else None
-    terms = hidden_ND.new_zeros(2, dtype=exact)
-    for chunk, logits_CV, log_probs_CV in _chunks(len(hidden_ND), head_cast_VD, exact):
-        hidden_CD = hidden_ND[chunk].to(dtype)
+    terms = hidden_ND.new_zeros(3, dtype=exact)
+    for part, logits_CV, log_probs_CV in _chunks(len(hidden_ND), head_cast_VD, exact):
+        hidden_CD = hidden_ND[part].to(dtype)
         torch.mm(hidden_CD, head_cast_VD.T, out=logits_CV)
         torch.log_softmax(logits_CV, 1, dtype=exact, out=log_probs_CV)
-        ids_CM, probs_CM = objective.chunk(chunk)
-        terms += objective.terms(log_probs_CV, ids_CM, probs_CM)
+        chunk = targets.chunk(part)
+        values_C1 = targets.divergence.values(log_probs_CV, chunk)
+        nll_C1 = -log_probs_CV.gather(1, chunk.gold)
+        loss_C1 = chunk.beta * values_C1 + (1 - chunk.beta) * nll_C1
+        terms += torch.cat([loss_C1, values_C1, nll_C1], 1).sum(0)
         if not any(needs_grad):
             continue
-        factor_C1, grad_CV = objective.gradient(log_probs_CV, ids_CM, probs_CM)
+        factor_C1, grad_CV = targets.divergence.gradient(log_probs_CV, chunk, values_C1)
         factor_C1 /= len(hidden_ND)
         grad_CV = grad_CV if dtype == exact else logits_CV.copy_(grad_CV)
         if grad_hidden_ND is not None:
-            grad_hidden_ND[chunk] = torch.mm(grad_CV, head_cast_VD) * factor_C1
+            grad_hidden_ND[part] = torch.mm(grad_CV, head_cast_VD) * factor_C1
         if grad_head_VD is not None:
             _add_product(grad_head_VD, grad_CV, (hidden_CD * factor_C1).to(dtype))
     return terms, (grad_hidden_ND, None if grad_head_VD is None else grad_head_VD.to(head_VD.dtype))

@@ -23,6 +23,13 @@ Validate = Callable[[Tensor], dict[str, float]]
 """Turns the memory's gold log-probs on validation (f32, one per token) into metrics."""
 
 
+def reliability(gold_N: Tensor, ids_NM: Tensor, probs_NM: Tensor, gating: str) -> Tensor | float:
+    """Return how far each token's target is to be trusted, in [0, 1]."""
+    if gating == "gold":
+        return (probs_NM * (ids_NM == gold_N[:, None])).sum(1)
+    return probs_NM.amax(1) if gating == "largest" else 1.0
+
+
 class MemoryModule(lightning.LightningModule):
     """beta * KL(kNN || memory) + (1 - beta) * NLL, AdamW, linear decay."""
 
@@ -57,8 +64,10 @@ class MemoryModule(lightning.LightningModule):
     def training_step(self, batch: Batch, _: int) -> Tensor:
         """Return the loss of a micro-batch, weighted by its share of the step's tokens."""
         hidden_ND = self.memory(batch["inputs_BT"])[batch["scored_BT"]]
+        targets = self._targets(batch)
+        beta = self._config.beta * reliability(*targets, self._config.gating)
         loss, kl, nll = memory_decoder_loss(
-            hidden_ND, self.memory.head(), *self._targets(batch), self._config.beta
+            hidden_ND, self.memory.head(), *targets, beta, self._config.divergence
         )
         # Lightning averages over accumulated passes and processes; the step wants a sum of shares.
         scale = batch["weight"] * self.trainer.accumulate_grad_batches * self.trainer.world_size

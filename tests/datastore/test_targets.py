@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from memdec.datastore import target_blocks
-from memdec.datastore.targets import knn_distribution, write_targets
+from memdec.datastore.targets import LmTargets, knn_distribution, write_targets
 from memdec.errors import ConfigError, DataError
 
 DISTANCES = st.floats(0, 200, width=32) | st.just(np.inf)
@@ -208,3 +208,31 @@ def test_k_beyond_the_cached_neighbors_is_refused(tmp_path):
     rows_NK = np.zeros((2, 3), np.int32)
     with pytest.raises(ConfigError, match=r"knn\.k must be in 1\.\.3.*got 4"):
         write_targets(Out(tmp_path), rows_NK, rows_NK.astype(np.float32), np.zeros(2), 4, 1.0)
+
+
+def test_a_language_model_takes_its_share(tmp_path):
+    draw = np.random.default_rng(4)
+    num_rows, k, num_top = 11, 6, 4
+    values_N = draw.integers(0, 7, num_rows).astype(np.uint32)
+    rows_NK = np.stack([draw.permutation(num_rows)[:k] for _ in range(num_rows)]).astype(np.int32)
+    rows_NK[3, 4:] = -1
+    sq_distances_NK = np.sort(draw.random((num_rows, k), np.float32) * 5, 1)
+    ids_NL = np.stack([draw.permutation(10)[:num_top] for _ in range(num_rows)]).astype(np.uint32)
+    probs_NL = draw.dirichlet(np.ones(num_top), num_rows) * 0.9
+    allowed = np.arange(8)  # 8 and 9 are no tokens of the memory
+    ids_NL[5] = [8, 9, 8, 9]  # nothing is left of the language model here
+    lm = LmTargets(ids_NL, np.log(probs_NL).astype(np.float16), allowed, 0.3)
+    out = Out(tmp_path)
+    write_targets(out, rows_NK, sq_distances_NK, values_N, k, 2.0, lm=lm)
+    starts, ids, probs = (np.load(tmp_path / f"{n}.npy") for n in ("starts", "token_ids", "probs"))
+    for n in range(num_rows):
+        weights = np.exp(-sq_distances_NK[n].astype(float) / 2) * (rows_NK[n] >= 0)
+        wanted = np.zeros(10)
+        np.add.at(wanted, values_N[rows_NK[n]], weights / weights.sum())
+        added = np.zeros(10)
+        np.add.at(added, ids_NL[n], probs_NL[n] * (ids_NL[n] < 8))
+        if added.sum():
+            wanted = 0.7 * wanted + 0.3 * added / added.sum()
+        found = np.zeros(10)
+        found[ids[starts[n] : starts[n + 1]]] = probs[starts[n] : starts[n + 1]]
+        np.testing.assert_allclose(found, wanted, atol=2e-3)  # float16

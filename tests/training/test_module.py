@@ -12,7 +12,7 @@ import torch
 
 from memdec.corpus.windows import make_windows
 from memdec.training.config import MemoryDecoderConfig, TrainerConfig
-from memdec.training.memory_module import MemoryModule
+from memdec.training.memory_module import MemoryModule, reliability
 from memdec.training.order import WindowOrder
 
 EPOCHS, RATE, WARMUP, CLIP = 2, 1e-2, 3, 0.5
@@ -198,3 +198,13 @@ def test_validation_scores_every_token_in_its_place(problem):
             if token not in outputs.tolist():
                 wanted = torch.tensor(-torch.inf)
             torch.testing.assert_close(gold_N[position - 1], wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_reliability_of_a_target():
+    gold_N = torch.tensor([5, 5, 0])
+    ids_NM = torch.tensor([[5, 2, 0], [1, 5, 0], [3, 1, 0]])
+    probs_NM = torch.tensor([[0.7, 0.3, 0.0], [0.6, 0.4, 0.0], [0.5, 0.5, 0.0]])
+    targets = gold_N, ids_NM, probs_NM
+    assert reliability(*targets, "none") == 1
+    torch.testing.assert_close(reliability(*targets, "gold"), torch.tensor([0.7, 0.4, 0.0]))
+    torch.testing.assert_close(reliability(*targets, "largest"), torch.tensor([0.7, 0.6, 0.5]))
