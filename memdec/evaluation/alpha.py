@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from memdec.errors import DataError
@@ -20,6 +20,8 @@ from memdec.errors import DataError
 GROUP = 8
 LARGEST_GAIN = 80.0  # nats; exp(80) to the 8th power still fits float64
 ALPHA_TOLERANCE = 1e-6
+WEIGHT_TOLERANCE = 1e-8
+MOST_ITERATIONS = 10_000
 TOKENS_AT_ONCE = 1 << 15
 
 
@@ -51,6 +53,30 @@ def best_alpha(
         low, high = (low, middle) if slope(middle) >= 0 else (middle, high)
     alpha = (low + high) / 2
     return alpha, float(mixture_nll(lm_N, lm_N + gain_N, [alpha])[0])
+
+
+def best_weights(
+    lm_gold_log_probs: ArrayLike, memory_gold_log_probs_MN: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """Return the weights of M memories with the lowest mean NLL, f64 [M]; the base has the rest.
+
+    The problem is convex. Expectation maximisation: a weight becomes the mean share that its memory
+    has in the mixture's probability of the gold tokens.
+    """
+    ratios_MN = np.stack(
+        [
+            _gains(lm_gold_log_probs, memory)[1].clamp(max=700).exp().numpy()
+            for memory in memory_gold_log_probs_MN
+        ]
+    )
+    ratios_MN = np.vstack([np.ones_like(ratios_MN[:1]), ratios_MN])
+    weights = np.full(len(ratios_MN), 1 / len(ratios_MN))
+    for _ in range(MOST_ITERATIONS):
+        before = weights
+        weights = weights * (ratios_MN / (weights @ ratios_MN)).mean(axis=1)
+        if np.abs(weights - before).max() < WEIGHT_TOLERANCE:
+            break
+    return weights[1:]
 
 
 def mixture_nll(

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from memdec.evaluation.alpha import best_alpha, mixture_nll
+from memdec.evaluation.alpha import best_alpha, best_weights, mixture_nll
 from memdec.evaluation.gate import fit_gate, mix_gated
 from memdec.methods.contract import AdaptedLM, Candidate, Scores
 from memdec.models.mixture import mix_log_probs
@@ -35,10 +35,13 @@ class Settled:
 def settle(adapted: AdaptedLM) -> Settled:
     """Pick the candidate, and alpha unless it is given, with the lowest NLL on validation.
 
-    Where there are gate features, a gate fitted there gives each token its own alpha instead.
+    Where all candidates are mixed in, each gets a weight of its own. Where there are gate
+    features, a gate fitted there gives each token its own alpha instead.
     """
     if not adapted.candidates:
         return Settled(adapted.lm, None, None, {})
+    if adapted.mixes_all:
+        return _mix_all(adapted)
     alpha, _, chosen = min(
         (_tune(adapted, candidate) for candidate in adapted.candidates), key=lambda found: found[1]
     )
@@ -60,6 +63,25 @@ def settle(adapted: AdaptedLM) -> Settled:
     }
     tuned |= {f"mean alpha, {split}": float(alphas[split].mean()) for split in alphas}
     return Settled(mixed, None, chosen, tuned)
+
+
+def _mix_all(adapted: AdaptedLM) -> Settled:
+    """Fit one weight for each candidate and the base; the candidates together are then one."""
+    scores = [candidate.scores for candidate in adapted.candidates]
+    weights_M = best_weights(
+        adapted.lm["validation"], np.stack([score["validation"] for score in scores])
+    )
+    alpha = min(float(weights_M.sum()), LARGEST_TUNED_ALPHA)
+    shares_M1 = torch.log(torch.from_numpy(weights_M / weights_M.sum()))[:, None]
+    together = {
+        split: (shares_M1 + torch.from_numpy(np.stack([score[split] for score in scores])))
+        .logsumexp(0)
+        .float()
+        .numpy()
+        for split in adapted.lm
+    }
+    tuned = {f"weight {m + 1}": float(weight) for m, weight in enumerate(weights_M)}
+    return Settled(mix(adapted.lm, together, alpha), alpha, Candidate(together), tuned)
 
 
 def _tune(adapted: AdaptedLM, candidate: Candidate) -> tuple[float, float, Candidate]:

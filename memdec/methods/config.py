@@ -75,6 +75,14 @@ class LoraConfig(FineTuneConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class MemoryMixtureConfig:
+    """Several trained memories beside one base, each with its own share."""
+
+    memories: list[str] = field(default_factory=list)
+    """Export folders of memories with the base's tokenizer."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class InContextRagConfig:
     """In-context RAG (Ram et al. 2023): passages of the training text in front of the context."""
 

@@ -42,6 +42,8 @@ class AdaptedLM:
     """The model without any mixture."""
     candidates: tuple[Candidate, ...] = ()
     """What can be mixed in; none for a method that changes the model itself."""
+    mixes_all: bool = False
+    """Whether all candidates are mixed in, each with its own share, instead of the best one."""
     gate_features: Mapping[str, NDArray[np.float32]] | None = None
     """Per split, what an alpha for each token may depend on [N, F]; None for one alpha."""
     alpha: float | str = "validation"

@@ -8,6 +8,7 @@ from memdec.methods.in_context_rag import InContextRag
 from memdec.methods.knn_lm import KnnLm
 from memdec.methods.lora import Lora
 from memdec.methods.memory_decoder import MemoryDecoderMethod
+from memdec.methods.memory_mixture import MemoryMixture
 
 METHODS: dict[str, Method] = {
     method.name: method
@@ -20,5 +21,6 @@ METHODS: dict[str, Method] = {
         InContextRag(),
         MemoryDecoderMethod(),
         AdaptiveAlpha(),
+        MemoryMixture(),
     )
 }

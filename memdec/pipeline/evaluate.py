@@ -133,6 +133,8 @@ def _budget(job: Job, method: Method, adapted: AdaptedLM) -> dict[str, float]:
     }
     if adapted.training is None and adapted.memory_path is not None:
         budget["parameters"] += read_model_facts(adapted.memory_path).parameters
+    if adapted.mixes_all:
+        budget["parameters"] += sum(read_model_facts(p).parameters for p in job.mixed_memories)
     if adapted.training is not None:
         info = adapted.training.info
         whole = info["parameters"]

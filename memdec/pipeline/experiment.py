@@ -16,7 +16,13 @@ from memdec.datastore.config import DatastoreConfig, KnnConfig
 from memdec.datastore.search_config import SearchConfig
 from memdec.errors import ConfigError
 from memdec.evaluation.config import EvaluationConfig
-from memdec.methods.config import DaptConfig, InContextRagConfig, KnnLmConfig, LoraConfig
+from memdec.methods.config import (
+    DaptConfig,
+    InContextRagConfig,
+    KnnLmConfig,
+    LoraConfig,
+    MemoryMixtureConfig,
+)
 from memdec.models.config import ModelConfig
 from memdec.training.config import MemoryDecoderConfig, TrainerConfig
 
@@ -29,6 +35,7 @@ METHODS = (
     "in_context_rag",
     "memory_decoder",
     "adaptive_alpha",
+    "memory_mixture",
 )
 SCALES = ("smoke", "small", "paper")
 LOGGERS = ("csv", "wandb", "none")
@@ -58,6 +65,7 @@ class Experiment:
     search: SearchConfig = field(default_factory=SearchConfig)
     knn: KnnConfig = field(default_factory=KnnConfig)
     memory_decoder: MemoryDecoderConfig = field(default_factory=MemoryDecoderConfig)
+    memory_mixture: MemoryMixtureConfig = field(default_factory=MemoryMixtureConfig)
     knn_lm: KnnLmConfig = field(default_factory=KnnLmConfig)
     dapt: DaptConfig = field(default_factory=DaptConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
@@ -80,6 +88,11 @@ class Experiment:
             raise ConfigError(
                 f"datastore.model is {self.datastore.model!r} but knn_lm searches with the base's "
                 "own keys; take knn_lm out of methods, or set datastore.model to base."
+            )
+        if "memory_mixture" in self.methods and not self.memory_mixture.memories:
+            raise ConfigError(
+                "memory_mixture.memories is empty; give the export folders of trained memories, "
+                "such as [artifacts/memory/ID/export]."
             )
         if self.evaluation.fidelity and self.datastore.model != "base":
             raise ConfigError(

@@ -162,7 +162,7 @@ class Job:
             facts["identity"] = describe_source(corpus, self.hashes.file)
             if corpus.source == "hf":
                 facts["splits"] = [corpus.locator(split) for split in SPLITS]
-        if name == "datastore":
+        if name in ("datastore", "train_scores"):
             own = self.experiment.datastore.model
             facts["identity"] = own if own in ("base", "dapt") else self.key_model.identity
         as_large_as_memory = name == "lora" and not self.experiment.lora.budget_parameters
@@ -170,6 +170,11 @@ class Job:
             facts["identity"] = self.hashes.folder(
                 self.plugged_memory, (*IDENTITY_SUFFIXES, ".npy")
             )
+        if name == "mixture_scores":
+            facts["identity"] = [
+                self.hashes.folder(path, (*IDENTITY_SUFFIXES, ".npy"))
+                for path in self.mixed_memories
+            ]
         if name == "memory" or as_large_as_memory:
             facts["identity"] = self.init_model.identity if self.init_model else self._init
         if as_large_as_memory:
@@ -192,15 +197,13 @@ class Job:
     def plugged_memory(self) -> Path | None:
         """The export of a trained memory that is plugged in; None where one is trained here."""
         given = self.experiment.memory_decoder.trained
-        if not given:
-            return None
-        path = Path(given).expanduser()
-        if not (path / "memory.json").is_file():
-            raise DataError(
-                f"memory_decoder.trained: {path} holds no memory.json; give the export folder of "
-                "a memory, artifacts/memory/ID/export."
-            )
-        return path
+        return find_export("memory_decoder.trained", given) if given else None
+
+    @cached_property
+    def mixed_memories(self) -> list[Path]:
+        """The exports of the memories that are mixed with each other."""
+        given = self.experiment.memory_mixture.memories
+        return [find_export("memory_mixture.memories", path) for path in given]
 
     @property
     def _init(self) -> str:
@@ -211,6 +214,21 @@ class Job:
         for name in key.split("."):
             value = value[name]
         return value
+
+
+def find_export(key: str, given: str) -> Path:
+    """Return the folder of an exported memory.
+
+    Raises:
+        DataError: It holds none.
+    """
+    path = Path(given).expanduser()
+    if not (path / "memory.json").is_file():
+        raise DataError(
+            f"{key}: {path} holds no memory.json; give the export folder of a memory, "
+            "artifacts/memory/ID/export."
+        )
+    return path
 
 
 def artifacts_root() -> Path:

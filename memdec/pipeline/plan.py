@@ -57,6 +57,8 @@ class Sizes:
     k: int
     k_max: int
     search: SearchConfig
+    num_memories: int
+    """Of a mixture."""
     rag_passes: float
     """As passes, with a new passage every few tokens."""
     epochs: dict[str, int]
@@ -137,6 +139,7 @@ _ESTIMATES: dict[str, Estimate] = {
     ),
     "memory": _training("memory"),
     "memory_scores": _scores,
+    "mixture_scores": lambda s: (s.held_out, 8 * s.held_out, s.num_memories * _scores(s)[2]),
     "fidelity": _fidelity,
     "dapt": _training("dapt"),
     "dapt_scores": _scores,
@@ -212,6 +215,7 @@ def _sizes(job: Job, train_tokens: int | None) -> Sizes:
         k=experiment.knn.k,
         k_max=experiment.knn.k_max,
         search=experiment.search,
+        num_memories=len(experiment.memory_mixture.memories),
         rag_passes=corpus.block_size / experiment.in_context_rag.every_tokens,
         epochs={
             "memory": trainer.max_epochs,

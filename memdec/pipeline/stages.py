@@ -169,6 +169,13 @@ STAGES: dict[str, Stage] = {
             build=training_builders.memory_scores,
         ),
         Stage(
+            name="mixture_scores",
+            label="scoring validation and test with each memory of the mixture",
+            reads=(*_FORWARD, "corpus.stride"),
+            needs=_needs("model", "tokens"),
+            build=training_builders.mixture_scores,
+        ),
+        Stage(
             name="fidelity",
             label="comparing the memory with the kNN distributions",
             reads=(*_FORWARD, "corpus.stride", "knn.k", "knn.temperature"),

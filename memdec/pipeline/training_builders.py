@@ -90,13 +90,23 @@ def memory_scores(job: "Job", out: ArtifactWriter) -> None:
     if job.plugged_memory is None:
         _score_export(job, out, job.artifact("memory").path / "export")
         return
-    from memdec.models.memory import read_memory_facts
-    from memdec.models.tokenizer import check_same_tokenizer
+    _check_tokenizer(job, job.plugged_memory)
+    _score_export(job, out, job.plugged_memory)
 
-    path, own = job.plugged_memory, load_tokenizer_of(job)[1].hash
-    memory_hash = read_memory_facts(path)["tokenizer_hash"]
-    check_same_tokenizer(job.experiment.model.source, own, str(path), memory_hash)
-    _score_export(job, out, path)
+
+def mixture_scores(job: "Job", out: ArtifactWriter) -> None:
+    """Score validation and test with each memory of a mixture: SPLIT_gold_log_probs f32 [M, N]."""
+    for path in job.mixed_memories:
+        _check_tokenizer(job, path)
+    made: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
+    for path in job.mixed_memories:
+        one = ArtifactWriter(out.scratch)
+        one.clear()
+        _score_export(job, one, path)
+        for split in SPLITS:
+            made[split].append(np.load(one.path / f"{split}_gold_log_probs.npy"))
+    for split in SPLITS:
+        out.write_array(f"{split}_gold_log_probs", np.stack(made[split]))
 
 
 def fidelity(job: "Job", out: ArtifactWriter) -> None:
@@ -120,6 +130,15 @@ def fidelity(job: "Job", out: ArtifactWriter) -> None:
         knn.temperature,
         config.batch_size,
     )
+
+
+def _check_tokenizer(job: "Job", memory: Path) -> None:
+    """Raise ConfigError unless the memory has the base's tokenizer."""
+    from memdec.models.memory import read_memory_facts
+    from memdec.models.tokenizer import check_same_tokenizer
+
+    own, other = load_tokenizer_of(job)[1].hash, read_memory_facts(memory)["tokenizer_hash"]
+    check_same_tokenizer(job.experiment.model.source, own, str(memory), other)
 
 
 def dapt_scores(job: "Job", out: ArtifactWriter) -> None:

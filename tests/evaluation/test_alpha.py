@@ -7,7 +7,7 @@ import pytest
 
 from memdec.errors import DataError
 from memdec.evaluation import alpha as module
-from memdec.evaluation.alpha import alpha_curve, best_alpha, mixture_nll
+from memdec.evaluation.alpha import alpha_curve, best_alpha, best_weights, mixture_nll
 
 NEVER = -math.inf
 
@@ -112,3 +112,31 @@ def test_at_both_ends_the_curve_is_the_models_own():
 def test_what_is_no_log_prob_is_refused(lm, memory):
     with pytest.raises(DataError, match="log-probs"):
         best_alpha(np.array(lm), np.array(memory))
+
+
+def test_weights_of_one_memory_are_its_alpha():
+    draw = np.random.default_rng(11)
+    lm_N, memory_N = np.log(draw.random((2, 300)))
+    memory_N[:9] = -np.inf
+    (weight,) = best_weights(lm_N, memory_N[None])
+    assert weight == pytest.approx(best_alpha(lm_N, memory_N)[0], abs=1e-4)
+
+
+def test_weights_of_two_memories_are_the_best_of_a_grid():
+    draw = np.random.default_rng(12)
+    lm_N, first_N, second_N = draw.dirichlet([1, 2, 1.5], 200).T
+    weights = best_weights(np.log(lm_N), np.log([first_N, second_N]))
+
+    def nll(a, b):
+        return -np.log((1 - a - b) * lm_N + a * first_N + b * second_N).mean()
+
+    grid = np.linspace(0, 1, 101)
+    best = min((nll(a, b), a, b) for a in grid for b in grid if a + b <= 1)
+    assert nll(*weights) <= best[0]
+    np.testing.assert_allclose(weights, best[1:], atol=0.011)
+
+
+def test_a_useless_memory_gets_no_weight():
+    lm_N = np.log(np.full(50, 0.5))
+    weights = best_weights(lm_N, np.log([np.full(50, 0.1), np.full(50, 0.4)]))
+    assert weights.sum() < 1e-3

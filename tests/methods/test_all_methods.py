@@ -5,18 +5,23 @@ import json
 import numpy as np
 import pytest
 
+from memdec.errors import ConfigError, DataError
+from memdec.methods.config import MemoryMixtureConfig
 from memdec.methods.registry import METHODS
 from memdec.pipeline.runner import run_experiment
+from memdec.training.config import MemoryDecoderConfig, TrainerConfig
 
 
 @pytest.fixture(scope="module", params=["llama", "gemma3"])
 def result(request, tiny_experiment, tmp_path_factory):
-    experiment = tiny_experiment(request.param, methods=list(METHODS))
+    # a mixture needs memories that are there: see below
+    methods = [name for name in METHODS if name != "memory_mixture"]
+    experiment = tiny_experiment(request.param, methods=methods)
     return run_experiment(experiment, tmp_path_factory.mktemp("artifacts"))
 
 
 def test_every_method_scores_the_same_tokens(result):
-    assert [record["method"] for record in result.records] == list(METHODS)
+    assert [record["method"] for record in result.records] == list(METHODS)[:-1]
     for split in ("validation", "test"):
         assert len({record["metrics"][f"{split}/num_tokens"] for record in result.records}) == 1
 
@@ -87,3 +92,52 @@ def test_fidelity_is_the_memorys_alone(result):
     metrics = next(r["metrics"] for r in result.records if r["method"] == "memory_decoder")
     assert metrics["fidelity/kl"] > 0
     assert 0 < metrics["fidelity/total_variation"] < 1
+
+
+def test_memories_are_mixed_with_weights_of_their_own(tiny_experiment, tmp_path):
+    """The second memory has seen nothing, so nearly all weight goes to the first and the base."""
+    records = {}
+    for name, settings in {"good": {}, "poor": {"init": "scratch"}}.items():
+        config = MemoryDecoderConfig(**settings)
+        experiment = tiny_experiment(
+            "llama",
+            methods=["memory_decoder"],
+            memory_decoder=config,
+            trainer=TrainerConfig(
+                learning_rate=0.01 if name == "good" else 1e-9,
+                batch_size=6,
+                micro_batch_size=3,
+                accelerator="cpu",
+            ),
+        )
+        (records[name],) = run_experiment(experiment, tmp_path).records
+    exports = {
+        name: next(
+            str(tmp_path / "memory" / stage["fingerprint"] / "export")
+            for stage in record["stages"]
+            if stage["name"] == "memory"
+        )
+        for name, record in records.items()
+    }
+    mixture = MemoryMixtureConfig(memories=[exports["good"], exports["poor"]])
+    experiment = tiny_experiment("llama", methods=["memory_mixture"], memory_mixture=mixture)
+    (record,) = run_experiment(experiment, tmp_path).records
+    alone = records["good"]["metrics"]["validation/nll"]
+    assert record["metrics"]["validation/nll"] <= alone + 1e-6
+    assert record["tuned"]["weight 1"] > 2 * record["tuned"]["weight 2"]
+    base, deployed = records["good"]["budget"]["trained_parameters"], record["budget"]["parameters"]
+    assert deployed == 3 * base
+    assert record["alpha"] == pytest.approx(sum(record["tuned"].values()))
+
+
+def test_a_mixture_without_memories_is_refused(tiny_experiment):
+    with pytest.raises(ConfigError, match=r"memory_mixture\.memories is empty"):
+        tiny_experiment("llama", methods=["memory_mixture"])
+
+
+def test_a_memory_that_is_none_is_refused_before_any_work(tiny_experiment, tmp_path):
+    mixture = MemoryMixtureConfig(memories=[str(tmp_path)])
+    experiment = tiny_experiment("llama", methods=["memory_mixture"], memory_mixture=mixture)
+    with pytest.raises(DataError, match=r"memory_mixture\.memories: .* holds no memory\.json"):
+        run_experiment(experiment, tmp_path / "artifacts")
+    assert not (tmp_path / "artifacts/base_scores").exists()
