@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ EXIT_INTERRUPTED = 130
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one verb and leave with its exit code."""
+    # One line each, without the place in the code that gave it.
+    warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
     parser = _parser()
     known, rest = parser.parse_known_args(arguments)
     if rest and not known.takes_settings:

@@ -211,3 +211,24 @@ def test_data_workers_change_no_byte(again, memdec, contents):
     ended = memdec("run", "tiny.yaml", "trainer.num_workers=2", cwd=again)
     assert ended.code == 0, ended.err
     assert contents(again) == wanted
+
+
+def test_an_index_in_the_place_of_exact_search(again, finished, memdec):
+    words = ("run", "tiny.yaml", "methods=[memory_decoder]", "search.method=ivf_flat")
+    ended = memdec(*words, "search.num_lists=30", "search.num_probes=1", cwd=again)
+    assert ended.code == 0, ended.err
+    manifests = again.glob("artifacts/neighbors/[!.]*/manifest.json")
+    found = {i["search"]: i for i in (json.loads(p.read_text())["info"] for p in manifests)}
+    assert set(found) == {"exact", "IVF30,Flat"}
+    info = found["IVF30,Flat"]
+    assert 0 < info["recall"] < 0.95
+    assert ended.err.startswith("warning: recall@24 of the search is ")  # one line for the user
+    assert "raise search.num_probes (now 1)" in ended.err
+    assert ended.err.count("\n") == 1
+    record = next(
+        record
+        for path in again.glob("artifacts/runs/*/memory_decoder/record.json")
+        if (record := json.loads(path.read_text()))["config"]["search"]["method"] == "ivf_flat"
+    )
+    exact = records(finished)["memory_decoder"]["metrics"]["test/perplexity"]
+    assert record["metrics"]["test/perplexity"] == pytest.approx(exact, rel=0.1)
