@@ -48,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--shard", metavar="i/n", help="only part i of n of encoding, search and targets"
     )
-    text = "stages, what is complete, rows, bytes, FLOPs, least time"
+    text = "stages, what is complete, rows, bytes, FLOPs, time"
     plan = _experiment_verb(verbs, "plan", _plan, text)
     plan.add_argument(
         "--train-tokens", type=_count, metavar="N", help="plan for a training text of this size"
@@ -129,7 +129,10 @@ def _plan(options: Any) -> int:
     if options.gflops is not None and not options.gflops > 0:
         raise ConfigError(f"--gflops must be above 0, got {options.gflops}.")
     plans = make_plan(job, stages, options.train_tokens)
-    show_plan(plans, options.gflops or measured_gflops())
+    if options.gflops is None:
+        show_plan(plans, measured_gflops(), "this CPU's speed in float32 (a GPU's: --gflops)")
+    else:
+        show_plan(plans, options.gflops, "as given")
     if options.train_tokens is None:
         check_room(job, plans)
     return 0

@@ -259,6 +259,7 @@ def tiny_settings(tiny_model, write_corpus) -> Callable[[Path], dict[str, Any]]:
             },
             "model": {"source": str(tiny_model("llama")), "device": "cpu"},
             "knn": {"k": 16, "k_max": 24, "temperature": 4.0},
+            "memory_decoder": {"vocabulary": "corpus"},  # some log-probs are then -inf
             "knn_lm": {"temperatures": [2.0, 8.0]},
             "trainer": {
                 "learning_rate": 0.01,

@@ -4,9 +4,12 @@ import math
 from dataclasses import dataclass
 
 from memdec.checks import check_at_least, check_choice, check_share
+from memdec.errors import ConfigError
 
 METHODS = ("auto", "exact", "ivf_flat", "ivf_pq")
 
+PQ_CENTROIDS = 256
+"""Of each byte of a code."""
 KMEANS_ITERATIONS = 10
 KMEANS_ROWS_PER_LIST = 256
 """FAISS's defaults when an inverted index learns its lists."""
@@ -58,6 +61,24 @@ class SearchConfig:
         wanted = self.num_lists or max(1, round(4 * math.sqrt(num_rows)))
         return min(wanted, num_rows)
 
+    def check(self, num_rows: int, key_width: int) -> None:
+        """Raise ConfigError when the index cannot be made for so many rows of this width."""
+        method = self.method_for(num_rows)
+        if method == "exact":
+            return
+        if method == "ivf_pq" and self.code_bytes > key_width:
+            raise ConfigError(
+                f"search.code_bytes must be at most {key_width}, the width of a key, got "
+                f"{self.code_bytes}."
+            )
+        num_drawn = min(self.train_rows, num_rows)
+        least = max(self.lists_for(num_rows), PQ_CENTROIDS if method == "ivf_pq" else 1)
+        if num_drawn < least:
+            raise ConfigError(
+                f"search.train_rows gives {num_drawn:,} rows, but {method} needs at least "
+                f"{least:,}; raise it, lower search.num_lists, or use search.method=exact."
+            )
+
     def flops(self, num_rows: int, key_width: int, k: int) -> float:
         """Estimate the operations of searching every row among all.
 
@@ -77,6 +98,6 @@ class SearchConfig:
         visited = num_rows * num_probes * num_rows / num_lists
         if method == "ivf_flat":
             return lists + 2.0 * key_width * visited
-        tables = 256.0 * num_rows * (2 * key_width + num_probes * self.code_bytes)
+        tables = 1.0 * PQ_CENTROIDS * num_rows * (2 * key_width + num_probes * self.code_bytes)
         exact = 3.0 * key_width * num_rows * (k + 1) * self.rerank
         return lists + tables + self.code_bytes * visited + exact

@@ -15,12 +15,10 @@ from memdec.datastore.search_candidates import EMPTY, Array, pack
 from memdec.datastore.search_config import SearchConfig
 from memdec.datastore.search_found import Advance, Found, ignore
 from memdec.datastore.search_tiles import Keys, mean_key, pick_rows
-from memdec.errors import ConfigError
 
 __all__ = ["FaissSearch"]
 
 _ADD_ROWS = 65_536
-_PQ_CENTROIDS = 256
 _QUERY_ROWS = 256
 _GATHERED = 1 << 24
 """Key entries gathered at once for exact distances: 64 MB."""
@@ -33,6 +31,7 @@ class FaissSearch:
         import faiss
 
         num_rows, width = keys_ND.shape
+        config.check(num_rows, width)
         num_lists = config.lists_for(num_rows)
         self.description = _factory_text(method, num_lists, config.code_bytes, width)
         self._k = k
@@ -41,9 +40,7 @@ class FaissSearch:
         self._mean = mean_key(keys_ND)
         faiss.omp_set_num_threads(torch.get_num_threads())
         self._index = faiss.index_factory(width, self.description)
-        self._index.train(
-            self._centred(_training_rows(method, num_rows, num_lists, config)).numpy()
-        )
+        self._index.train(self._centred(_training_rows(num_rows, config)).numpy())
         for first in range(0, num_rows, _ADD_ROWS):
             rows = torch.arange(first, min(first + _ADD_ROWS, num_rows))
             self._index.add(self._centred(rows).numpy())
@@ -80,33 +77,14 @@ class FaissSearch:
 
 
 def _factory_text(method: str, num_lists: int, code_bytes: int, width: int) -> str:
-    """Return the text of `faiss.index_factory` for a method.
-
-    Raises:
-        ConfigError: A code has more bytes than a key has entries.
-    """
+    """Return the text of `faiss.index_factory` for a method."""
     if method == "ivf_flat":
         return f"IVF{num_lists},Flat"
-    if code_bytes > width:
-        raise ConfigError(
-            f"search.code_bytes must be at most {width}, the width of a key, got {code_bytes}."
-        )
     # A rotation to a multiple of the code's bytes: each byte then codes as many directions.
     return f"OPQ{code_bytes}_{width // code_bytes * code_bytes},IVF{num_lists},PQ{code_bytes}"
 
 
-def _training_rows(method: str, num_rows: int, num_lists: int, config: SearchConfig) -> Tensor:
-    """Draw the rows that lists and codes are learned from, in order.
-
-    Raises:
-        ConfigError: They are fewer than what is learned from them.
-    """
-    num_drawn = min(config.train_rows, num_rows)
-    least = max(num_lists, _PQ_CENTROIDS if method == "ivf_pq" else 1)
-    if num_drawn < least:
-        raise ConfigError(
-            f"search.train_rows gives {num_drawn:,} rows, but {method} needs at least {least:,}; "
-            "raise it, lower search.num_lists, or use search.method=exact."
-        )
+def _training_rows(num_rows: int, config: SearchConfig) -> Tensor:
+    """Draw the rows that lists and codes are learned from, in order."""
     shuffled = torch.randperm(num_rows, generator=torch.Generator().manual_seed(0))
-    return shuffled[:num_drawn].sort().values
+    return shuffled[: config.train_rows].sort().values

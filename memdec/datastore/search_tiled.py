@@ -211,7 +211,7 @@ def _workers() -> Iterator[Executor]:
 
 
 def _block_rows(num_rows: int) -> int:
-    """Return the tile size, a power of two that depends on the number of rows alone."""
+    """Return a tile size for so many rows: a power of two."""
     wanted = 1 << max(0, num_rows - 1).bit_length()
     return min(max(wanted, _MIN_BLOCK_ROWS), _MAX_BLOCK_ROWS)
 

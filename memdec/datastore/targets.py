@@ -38,8 +38,6 @@ class LmTargets:
 
     ids_NL: Array
     log_probs_NL: Array
-    allowed: Array
-    """Ascending token ids; the others, which the memory may be unable to give, are left out."""
     share: float
     """In (0, 1)."""
 
@@ -54,16 +52,10 @@ class LmTargets:
         log_weights = -sq_distances / np.float32(temperature)
         highest = log_weights.max(axis=1, keepdims=True)
         log_total = highest + np.log(np.exp(log_weights - highest).sum(axis=1, keepdims=True))
-        ids = self.ids_NL[first:stop]
-        probs = np.exp(self.log_probs_NL[first:stop].astype(np.float32)) * np.isin(
-            ids, self.allowed
-        )
-        totals = probs.sum(axis=1, keepdims=True)
-        probs /= np.where(totals > 0, totals, 1)
-        with np.errstate(divide="ignore"):
-            log_probs = np.log(probs)
+        log_probs = self.log_probs_NL[first:stop].astype(np.float32)
+        log_probs -= np.log(np.exp(log_probs).sum(axis=1, keepdims=True))
         odds = np.float32(np.log(self.share / (1 - self.share)))
-        return -np.float32(temperature) * (odds + log_total + log_probs), ids
+        return -np.float32(temperature) * (odds + log_total + log_probs), self.ids_NL[first:stop]
 
 
 def knn_distribution(

@@ -13,8 +13,10 @@ from torch import Tensor
 from memdec.artifacts.artifact import Artifact, ArtifactWriter
 from memdec.corpus.windows import Window
 from memdec.datastore.targets import knn_distribution
+from memdec.errors import DataError
 from memdec.models.batches import window_batches
 from memdec.models.memory import MemoryDecoder
+from memdec.models.scoring import CHUNK_LOGITS, output_columns
 from memdec.models.tokenizer import TokenRules
 from memdec.progress import track
 
@@ -39,7 +41,10 @@ def write_fidelity(
 ) -> None:
     """Write same_top, kl, total_variation and target_entropy, f32 [N], of the test text.
 
-    The targets are p_knn of each test position from its cached neighbors, as in training.
+    The targets are p_knn alone of each test position, from its cached neighbors.
+
+    Raises:
+        DataError: The memory cannot give a token of a target.
     """
     names = ("same_top", "kl", "total_variation", "target_entropy")
     found = {name: out.array(name, (len(tokens) - 1,), np.float32) for name in names}
@@ -48,18 +53,33 @@ def write_fidelity(
         for batch in window_batches(tokens, windows, batch_size, rules):
             hidden_ND = memory(batch.inputs_BT.to(head_OD.device))
             hidden_ND = hidden_ND[batch.scored_BT.to(head_OD.device)]
-            log_probs_NO = (hidden_ND @ head_OD.T).float().log_softmax(1).cpu()
-            rows = np.asarray(rows_NK[batch.rows_N])
-            targets = knn_distribution(
-                np.asarray(sq_distances_NK[batch.rows_N]),
-                np.where(rows < 0, -1, values[rows].astype(np.int64)),
-                temperature,
-            )
-            columns = memory.columns(targets[1].to(head_OD.device)).cpu()
-            measures = compare_with_targets(log_probs_NO, targets[0], columns, targets[2])
-            for name, values_N in zip(names, measures, strict=True):
-                found[name][batch.rows_N] = values_N.numpy()
-            advance(len(batch.rows_N))
+            size = max(1, CHUNK_LOGITS // len(head_OD))
+            for first in range(0, len(hidden_ND), size):
+                part = batch.rows_N[first : first + size]
+                log_probs_NO = (hidden_ND[first : first + size] @ head_OD.T).float().log_softmax(1)
+                rows = np.asarray(rows_NK[part])
+                starts, ids, probs = knn_distribution(
+                    np.asarray(sq_distances_NK[part]),
+                    np.where(rows < 0, -1, values[rows].astype(np.int64)),
+                    temperature,
+                )
+                columns = _columns(ids, memory)
+                measures = compare_with_targets(log_probs_NO.cpu(), starts, columns, probs)
+                for name, values_N in zip(names, measures, strict=True):
+                    found[name][part] = values_N.numpy()
+                advance(len(part))
+
+
+def _columns(ids: Tensor, memory: MemoryDecoder) -> Tensor:
+    ids_O = None if memory.output_ids_O is None else memory.output_ids_O.cpu()
+    columns, offered = output_columns(ids, ids_O)
+    if not offered.all():
+        raise DataError(
+            f"the memory cannot give {int((~offered).sum()):,} of the {len(ids):,} tokens in the "
+            "kNN distributions: it was trained on another text with memory_decoder.vocabulary="
+            "corpus; set evaluation.fidelity=false."
+        )
+    return columns
 
 
 def compare_with_targets(

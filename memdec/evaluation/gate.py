@@ -20,6 +20,8 @@ __all__ = ["Gate", "fit_gate", "mix_gated", "oracle_log_probs"]
 PENALTY = 1e-3
 """Times the squared weights of the standardised features: a few thousand tokens fit a few."""
 _ITERATIONS = 200
+_START_WITHIN = 0.02
+"""Of 0 and 1: at an end the sigmoid is flat, and nothing would be learned."""
 _LARGEST_LOGIT = 13.8
 """Keeps alpha within 1e-6 of 0 and 1: the base keeps a share of every token."""
 
@@ -32,6 +34,12 @@ class Gate:
     scale_F: Tensor
     weights_F: Tensor
     bias: float
+
+    def plain_weights(self) -> Tensor:
+        """Return the weights of the features as they are, and the bias, f64 [F + 1]."""
+        weights_F = self.weights_F / self.scale_F
+        bias = self.bias - weights_F @ self.mean_F
+        return torch.cat([weights_F, bias[None]])
 
     def alphas(self, features_NF: NDArray[np.float32]) -> Tensor:
         """Return the memory's share at each token, f64 [N]."""
@@ -54,7 +62,8 @@ def fit_gate(
     standard_NF = (features - mean_F) / scale_F
     lm, memory = _float64(lm_N), _float64(memory_N)
     weights_F = torch.zeros(features.shape[1], dtype=torch.float64, requires_grad=True)
-    bias = torch.logit(torch.tensor(alpha, dtype=torch.float64), 1e-6).requires_grad_()
+    start = min(max(alpha, _START_WITHIN), 1 - _START_WITHIN)
+    bias = torch.logit(torch.tensor(start, dtype=torch.float64)).requires_grad_()
     optimizer = torch.optim.LBFGS(
         [weights_F, bias], max_iter=_ITERATIONS, line_search_fn="strong_wolfe"
     )

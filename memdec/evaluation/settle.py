@@ -61,6 +61,10 @@ def settle(adapted: AdaptedLM) -> Settled:
         split: mix_gated(adapted.lm[split], chosen.scores[split], alphas[split])
         for split in adapted.lm
     }
+    weights = gate.plain_weights().tolist()
+    names = (*adapted.gate_feature_names, "bias")
+    tuned = dict(chosen.settings)
+    tuned |= {f"gate: {name}": weight for name, weight in zip(names, weights, strict=True)}
     tuned |= {f"mean alpha, {split}": float(alphas[split].mean()) for split in alphas}
     return Settled(mixed, None, chosen, tuned)
 
@@ -80,7 +84,8 @@ def _mix_all(adapted: AdaptedLM) -> Settled:
         .numpy()
         for split in adapted.lm
     }
-    tuned = {f"weight {m + 1}": float(weight) for m, weight in enumerate(weights_M)}
+    names = [candidate.name for candidate in adapted.candidates]
+    tuned = {f"weight of {n}": float(w) for n, w in zip(names, weights_M, strict=True)}
     return Settled(mix(adapted.lm, together, alpha), alpha, Candidate(together), tuned)
 
 

@@ -1,5 +1,7 @@
 """The Memory Decoder with an alpha of its own for each token (beyond the paper)."""
 
+from pathlib import Path
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -28,16 +30,22 @@ class AdaptiveAlpha(Method):
 
     name = "adaptive_alpha"
     label = "Memory Decoder, adaptive alpha"
+    section = "memory_decoder"
     stages = ("base_scores", "memory_scores")
 
     def adapt(self, inputs: MethodInputs) -> AdaptedLM:
         """Offer the memory, and what the gate may look at."""
         base, memory = inputs.artifacts["base_scores"], inputs.artifacts["memory_scores"]
+        trained = inputs.artifacts.get("memory")  # none where a trained one is plugged in
         return AdaptedLM(
             lm=split_scores(base),
             candidates=(Candidate(split_scores(memory)),),
             gate_features={split: gate_features(base, memory, split) for split in SPLITS},
-            training=inputs.artifacts.get("memory"),
+            gate_feature_names=FEATURES,
+            memory_path=(
+                trained.path / "export" if trained else Path(inputs.config.trained).expanduser()
+            ),
+            training=trained,
         )
 
 

@@ -29,6 +29,8 @@ class Candidate:
     scores: Scores
     """May hold -inf."""
     settings: Mapping[str, float] = field(default_factory=dict)
+    name: str = ""
+    """Tells apart what is mixed in together."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class AdaptedLM:
     """Whether all candidates are mixed in, each with its own share, instead of the best one."""
     gate_features: Mapping[str, NDArray[np.float32]] | None = None
     """Per split, what an alpha for each token may depend on [N, F]; None for one alpha."""
+    gate_feature_names: tuple[str, ...] = ()
     alpha: float | str = "validation"
     """The candidates' share: a number, or validation for the exact optimum there."""
     top_tokens: Artifact | None = None
@@ -75,6 +78,8 @@ class Method(ABC):
     """What people call it in a table."""
     stages: ClassVar[tuple[str, ...]]
     """Stages whose artifacts `adapt` reads."""
+    section: ClassVar[str] = ""
+    """Section of the experiment that it reads; empty for the one of its own name, if any."""
     extra: ClassVar[str] = ""
     """Optional extra of memdec that has to be installed."""
 

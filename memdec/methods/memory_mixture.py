@@ -19,8 +19,8 @@ class MemoryMixture(Method):
         return AdaptedLM(
             lm=split_scores(inputs.artifacts["base_scores"]),
             candidates=tuple(
-                Candidate({split: np.asarray(log_probs[split][m]) for split in SPLITS})
-                for m in range(len(inputs.config.memories))
+                Candidate({split: np.asarray(log_probs[split][m]) for split in SPLITS}, name=name)
+                for m, name in enumerate(inputs.config.memories)
             ),
             mixes_all=True,
         )

@@ -2,8 +2,6 @@
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from memdec.artifacts.artifact import ArtifactWriter
 from memdec.corpus.windows import Window, check_fills_a_window, make_windows
 from memdec.pipeline.shards import WHOLE, Shard
@@ -144,7 +142,6 @@ def targets(job: "Job", out: ArtifactWriter, shard: Shard = WHOLE) -> None:
         lm = LmTargets(
             scored.array("train_top_ids")[part.start : part.stop],
             scored.array("train_top_log_probs")[part.start : part.stop],
-            np.unique(stream_of(job, "train")),
             knn.lm_share,
         )
     with track(len(part), "rows", "making targets") as advance:

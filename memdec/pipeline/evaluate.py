@@ -28,7 +28,7 @@ def evaluate(job: Job, method: Method, started: str) -> dict[str, Any]:
     """Make the method's artifacts, choose its mixture on validation, and return its record."""
     stages = (*stages_of(job.experiment, [method]), "tokens")
     artifacts = {name: job.artifact(name) for name in job.required(stages)}
-    section = getattr(job.experiment, method.name, None)
+    section = getattr(job.experiment, method.section or method.name, None)
     adapted = method.adapt(
         MethodInputs(artifacts=artifacts, config=section, k=job.experiment.knn.k)
     )
@@ -87,7 +87,7 @@ def _intervals(job: Job, settled: Settled, tokens: Artifact) -> dict[str, list[f
 
 def _curves(job: Job, adapted: AdaptedLM, settled: Settled) -> dict[str, Any]:
     curves: dict[str, Any] = {}
-    if settled.candidate is not None:
+    if settled.candidate is not None and settled.alpha is not None:
         points = job.experiment.evaluation.curve_points
         alphas, validation = _curve(adapted, settled, "validation", points)
         _, test = _curve(adapted, settled, "test", points)
@@ -129,7 +129,7 @@ def _budget(job: Job, method: Method, adapted: AdaptedLM) -> dict[str, float]:
         "trained_parameters": 0,
         "train_tokens": 0,
         "flops": 0.0,
-        "seconds": sum(run.seconds for run in _stage_runs(job, method)),
+        "seconds": sum(job.runs[name].seconds for name in _own_stages(job, method)),
     }
     if adapted.training is None and adapted.memory_path is not None:
         budget["parameters"] += read_model_facts(adapted.memory_path).parameters
@@ -147,6 +147,11 @@ def _budget(job: Job, method: Method, adapted: AdaptedLM) -> dict[str, float]:
         if "rank" in info:
             budget["rank"] = info["rank"]
     return budget
+
+
+def _own_stages(job: Job, method: Method) -> list[str]:
+    """Return the stages that the method itself needs, without what only measures it."""
+    return job.required((*method.stages, "tokens"))
 
 
 def _stage_runs(job: Job, method: Method) -> list[Any]:

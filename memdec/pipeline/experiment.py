@@ -94,10 +94,21 @@ class Experiment:
                 "memory_mixture.memories is empty; give the export folders of trained memories, "
                 "such as [artifacts/memory/ID/export]."
             )
-        if self.evaluation.fidelity and self.datastore.model != "base":
+        compares = self.evaluation.fidelity and "memory_decoder" in self.methods
+        if compares and self.datastore.model != "base":
             raise ConfigError(
                 f"evaluation.fidelity compares with a search by the base's own keys, but "
                 f"datastore.model is {self.datastore.model!r}; turn it off."
+            )
+        if self.knn.lm_share > 0 and self.memory_decoder.vocabulary == "corpus":
+            raise ConfigError(
+                "knn.lm_share puts tokens into the targets that memory_decoder.vocabulary=corpus "
+                "cannot give; set it to full."
+            )
+        if "adaptive_alpha" in self.methods and not isinstance(self.memory_decoder.alpha, str):
+            raise ConfigError(
+                f"memory_decoder.alpha is {self.memory_decoder.alpha}, but adaptive_alpha finds an "
+                "alpha for each token; take it out of methods, or leave alpha at validation."
             )
         if "in_context_rag" in self.methods:
             self.in_context_rag.check_window(self.corpus.block_size)

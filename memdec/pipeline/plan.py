@@ -57,6 +57,8 @@ class Sizes:
     k: int
     k_max: int
     search: SearchConfig
+    lm_targets: int
+    """Most pairs that a language model adds to a target."""
     num_memories: int
     """Of a mixture."""
     rag_passes: float
@@ -128,7 +130,7 @@ _ESTIMATES: dict[str, Estimate] = {
     "neighbors": _neighbors,
     "targets": lambda s: (
         s.tokens["train"],
-        s.tokens["train"] * (8 + 6 * min(s.k, TARGETS_PER_ROW)),
+        s.tokens["train"] * (8 + 6 * (min(s.k, TARGETS_PER_ROW) + s.lm_targets)),
         0.0,
     ),
     "train_scores": _train_scores,
@@ -139,7 +141,11 @@ _ESTIMATES: dict[str, Estimate] = {
     ),
     "memory": _training("memory"),
     "memory_scores": _scores,
-    "mixture_scores": lambda s: (s.held_out, 8 * s.held_out, s.num_memories * _scores(s)[2]),
+    "mixture_scores": lambda s: (
+        s.held_out,
+        (4 * s.num_memories + 40) * s.held_out,
+        s.num_memories * _scores(s)[2],
+    ),
     "fidelity": _fidelity,
     "dapt": _training("dapt"),
     "dapt_scores": _scores,
@@ -158,6 +164,8 @@ def make_plan(
     """
     sizes = _sizes(job, train_tokens)
     _check_positions(job, sizes.model.max_positions)
+    if "neighbors" in job.required(method_stages):
+        job.experiment.search.check(sizes.tokens["train"], sizes.model.hidden_size)
     plans = []
     for name in job.required(method_stages):
         done = None
@@ -215,6 +223,7 @@ def _sizes(job: Job, train_tokens: int | None) -> Sizes:
         k=experiment.knn.k,
         k_max=experiment.knn.k_max,
         search=experiment.search,
+        lm_targets=LM_TARGET_TOKENS if experiment.knn.lm_share > 0 else 0,
         num_memories=len(experiment.memory_mixture.memories),
         rag_passes=corpus.block_size / experiment.in_context_rag.every_tokens,
         epochs={

@@ -43,6 +43,7 @@ class Shard:
 
 
 WHOLE = Shard()
+_COUNTS = ("rescued_rows", "sampled_rows")
 Merge = Callable[[ArtifactWriter, list[Artifact]], None]
 
 
@@ -110,11 +111,14 @@ def _fill(joined: Any, arrays: list[Any]) -> None:
 
 
 def _common(parts: list[Artifact]) -> dict[str, Any]:
-    """Join the parts' facts; one that differs, such as a sampled recall, becomes a list."""
+    """Join the parts' facts: counts add up, and one that differs, as a recall, becomes a list."""
     own = ("rows", "num_rows_in_all")
     facts = {}
     for key in parts[0].info:
         if key not in own:
             values = [part.info[key] for part in parts]
-            facts[key] = values if any(value != values[0] for value in values) else values[0]
+            if key in _COUNTS:
+                facts[key] = sum(values)
+            else:
+                facts[key] = values if any(value != values[0] for value in values) else values[0]
     return facts | ({"num_rows": parts[0].info["num_rows_in_all"]} if "num_rows" in facts else {})

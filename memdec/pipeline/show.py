@@ -57,25 +57,26 @@ def row_of(record: dict[str, Any], base: float | None) -> list[str]:
     ]
 
 
-def show_plan(plans: list[StagePlan], gflops: float) -> None:
-    """Print the stages in order, with the least time they take at `gflops`."""
+def show_plan(plans: list[StagePlan], gflops: float, whose: str) -> None:
+    """Print the stages in order, with the time that the FLOPs take at `gflops`."""
     table = Table()
-    for name in ("stage", "what", "state", "rows", "disk", "FLOPs", "at least"):
+    for name in ("stage", "what", "state", "rows", "disk", "FLOPs", "time"):
         left = name in ("stage", "what", "state")
         table.add_column(name, justify="left" if left else "right")
     for plan in plans:
         state = "complete" if plan.complete else "to do"
         work = f"{plan.flops:.1e}" if plan.flops else "-"
-        least = "-" if plan.complete or not plan.flops else _duration(plan.flops / gflops / 1e9)
+        todo_flops = 0.0 if plan.complete else plan.flops
+        time = _duration(todo_flops / gflops / 1e9) if todo_flops else "-"
         size = gigabytes(plan.num_bytes)
-        table.add_row(plan.name, plan.label, state, f"{plan.rows:,}", size, work, least)
+        table.add_row(plan.name, plan.label, state, f"{plan.rows:,}", size, work, time)
     console = _console()
     console.print(table)
     todo = [plan for plan in plans if not plan.complete]
     need, flops = sum(p.num_bytes for p in todo), sum(p.flops for p in todo)
     console.print(
-        f"{len(todo)} stages to do: at most {gigabytes(need)} of disk, {flops:.1e} FLOPs; at least "
-        f"{_duration(flops / gflops / 1e9)} at {gflops:,.0f} GFLOP/s.",
+        f"{len(todo)} stages to do: at most {gigabytes(need)} of disk, {flops:.1e} FLOPs: "
+        f"{_duration(flops / gflops / 1e9)} at {gflops:,.0f} GFLOP/s, {whose}.",
         highlight=False,
         soft_wrap=True,
     )

@@ -68,6 +68,7 @@ _TEXT = (
     "source document_split text_field package validation_share test_share split_seed max_overlap "
     "max_train_tokens max_validation_tokens max_test_tokens"
 )
+_SEARCH = "method exact_max_rows num_lists num_probes code_bytes rerank train_rows"
 _FORWARD = ("corpus.block_size", "model.bos", "model.dtype")
 _OPTIMISATION = (
     "learning_rate warmup_steps weight_decay gradient_clip_norm batch_size micro_batch_size "
@@ -105,6 +106,7 @@ STAGES: dict[str, Stage] = {
             reads=(*_FORWARD, "corpus.stride", "datastore.layer"),
             needs=_needs("model", "tokens"),
             build=builders.base_scores,
+            schema=2,
         ),
         Stage(
             name="datastore",
@@ -117,7 +119,7 @@ STAGES: dict[str, Stage] = {
         Stage(
             name="neighbors",
             label="searching neighbors of the training text",
-            reads=("knn.k_max", "search"),
+            reads=("knn.k_max", *(f"search.{key}" for key in _SEARCH.split())),
             needs=_needs("datastore"),
             build=builders.neighbors,
             merge=merge_rows,
@@ -167,6 +169,7 @@ STAGES: dict[str, Stage] = {
             reads=(*_FORWARD, "corpus.stride"),
             needs=_memory_scores_needs,
             build=training_builders.memory_scores,
+            schema=2,
         ),
         Stage(
             name="mixture_scores",
@@ -197,6 +200,7 @@ STAGES: dict[str, Stage] = {
             reads=(*_FORWARD, "corpus.stride"),
             needs=_needs("dapt", "tokens"),
             build=training_builders.dapt_scores,
+            schema=2,
         ),
         Stage(
             name="lora",
@@ -213,6 +217,7 @@ STAGES: dict[str, Stage] = {
             reads=(*_FORWARD, "corpus.stride"),
             needs=_needs("model", "lora", "tokens"),
             build=training_builders.lora_scores,
+            schema=2,
         ),
         Stage(
             name="rag_scores",

@@ -16,6 +16,8 @@ _HOUSEKEEPING = (
     "methods",
     "logger",
     "model.batch_size",
+    "search.min_recall",
+    "search.sample_rows",
     "model.device",
     "trainer.accelerator",
     "trainer.checkpoint_every_steps",
@@ -24,7 +26,7 @@ _HOUSEKEEPING = (
     "trainer.num_workers",
     "trainer.strategy",
 )
-_PRESENTATION = ("evaluation.", "search.")
+_PRESENTATION = ("evaluation.",)
 
 
 @dataclass(frozen=True, kw_only=True)

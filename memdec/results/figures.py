@@ -23,7 +23,7 @@ class Figure:
 
 def figures_of(table: Table) -> list[Figure]:
     """Return the figures that the records of a table can fill."""
-    if not table.measured:
+    if not table.measured or not table.spec.figures:
         return []
     ours = [
         (index, heading)
@@ -146,7 +146,11 @@ def _training(table: Table, records: list[Record]) -> Figure | None:
     if not trained:
         return None
     record = next((r for r in trained if r.method == "memory_decoder"), trained[0])
-    names = (("train/loss", "s1", "loss"), ("train/kl", "s2", "KL"), ("train/nll", "s3", "NLL"))
+    names = (
+        ("train/loss", "s1", "loss"),
+        ("train/kl", "s2", _divergence(record)),
+        ("train/nll", "s3", "NLL"),
+    )
     lines = [(_curve(record, "training", "step", key), style, w) for key, style, w in names]
     lines = [entry for entry in lines if len(entry[0]) > 1]
     points = [point for line, _, _ in lines for point in line]
@@ -161,6 +165,12 @@ def _training(table: Table, records: list[Record]) -> Figure | None:
         chart.line(line, style)
         chart.legend.append((style, "line", words))
     return _figure(table, "training", _run_words(records), chart, "Means over logged steps.")
+
+
+def _divergence(record: Record) -> str:
+    """Name what beta weighed."""
+    given = record.config.get("memory_decoder", {}).get("divergence", "kl")
+    return {"kl": "KL", "reverse_kl": "reverse KL", "jsd": "Jensen-Shannon"}.get(given, given)
 
 
 def _cost(table: Table, index: int, heading: Heading, metric: str) -> Figure | None:

@@ -67,6 +67,8 @@ class TableSpec:
     """Id of the paper's table."""
     page: bool = False
     """Also write a page of its own, NAME.md, beside index.html."""
+    figures: bool = True
+    """Draw figures; false for another look at the runs of other tables."""
     order: int = 9
     """Place in the report; equals by name."""
     curve: str = ""

@@ -32,8 +32,9 @@ class MemoryDecoderConfig:
     probability of the gold token); largest (times the target's largest probability)."""
     alpha: float | str = "validation"
     """The memory's share in the mixture: a number in [0, 1], or validation (its optimum)."""
-    vocabulary: str = "corpus"
-    """Output tokens: corpus (those in the training text; exact for its targets), or full."""
+    vocabulary: str = "full"
+    """Output tokens: full, or corpus: those in the training text alone, which trains faster and
+    gives every other token probability 0, so that each of them in a text keeps alpha low."""
 
     def __post_init__(self) -> None:
         check_share("memory_decoder.beta", self.beta)
@@ -42,6 +43,11 @@ class MemoryDecoderConfig:
         check_choice("memory_decoder.vocabulary", self.vocabulary, ("corpus", "full"))
         check_choice("memory_decoder.divergence", self.divergence, DIVERGENCE_NAMES)
         check_choice("memory_decoder.gating", self.gating, ("none", "gold", "largest"))
+        if self.beta == 0 and (self.divergence, self.gating) != ("kl", "none"):
+            raise ConfigError(
+                "memory_decoder.beta is 0, so memory_decoder.divergence and gating weigh nothing; "
+                "leave them out, or raise beta."
+            )
         check_alpha("memory_decoder.alpha", self.alpha)
 
 
@@ -96,6 +102,11 @@ class TrainerConfig:
         check_choice("trainer.accelerator", self.accelerator, ACCELERATORS)
         check_choice("trainer.precision", self.precision, PRECISIONS)
         check_choice("trainer.strategy", self.strategy, STRATEGIES)
+        if self.strategy == "fsdp" and self.precision == "16-mixed":
+            raise ConfigError(
+                "trainer.precision 16-mixed does not go with trainer.strategy fsdp; use "
+                "bf16-mixed, 32-true or bf16-true."
+            )
         self.accumulation  # noqa: B018  (raises when the batch does not divide)
 
     @property

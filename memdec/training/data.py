@@ -175,7 +175,12 @@ class MemoryData(lightning.LightningDataModule):
     def val_dataloader(self) -> DataLoader[Batch]:
         """Return the validation windows of this process, in order."""
         rank, num_ranks = self._rank()
-        mine = self.validation_windows[rank::num_ranks] or self.validation_windows[:1]
+        mine = self.validation_windows[rank::num_ranks]
+        # All ranks pass equally often: with FSDP they gather weights together. A token that is
+        # scored twice has the same score.
+        mine += self.validation_windows[:1] * (
+            -(-len(self.validation_windows) // num_ranks) - len(mine)
+        )
         size = self._config.micro_batch_size
         batches = [mine[i : i + size] for i in range(0, len(mine), size)]
         return DataLoader(_ValidationWindows(self, batches), **self._loader_options())

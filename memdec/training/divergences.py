@@ -69,8 +69,10 @@ class ReverseKl:
         """Return sum q log(q / p')."""
         log_uniform, lift_CM = self._log_target(chunk, log_q_CV.shape[1])
         q_CM = log_q_CV.gather(1, chunk.ids).exp()
-        entropy_C1 = -torch.xlogy(log_q_CV.exp(), log_q_CV.exp()).sum(1, keepdim=True)
-        values_C1 = -entropy_C1 - log_uniform - (q_CM * lift_CM).sum(1, keepdim=True)
+        # A log-prob of -inf has no probability, and 0 * inf is not a number.
+        finite_CV = log_q_CV.clamp_min(torch.finfo(log_q_CV.dtype).min)
+        negative_entropy_C1 = finite_CV.mul_(log_q_CV.exp()).sum(1, keepdim=True)
+        values_C1 = negative_entropy_C1 - log_uniform - (q_CM * lift_CM).sum(1, keepdim=True)
         return torch.where(chunk.has_target, values_C1, 0.0)
 
     def gradient(self, log_q_CV: Tensor, chunk: Chunk, values_C1: Tensor) -> tuple[Tensor, Tensor]:

@@ -114,16 +114,19 @@ def test_shards_give_the_bytes_of_the_whole(edges):
 
 
 def test_threads_and_blocks_kept_do_not_change_a_byte(small_blocks, monkeypatch):
-    keys_ND = draw_keys(300, width=40)
+    keys_ND, queries_QD = draw_keys(300, width=40), draw_keys(110, width=40, seed=3)
     before = torch.get_num_threads()
-    found = []
+    found, of_queries, of_a_part = [], [], []
     for num_threads, held in ((1, 1 << 28), (2, 1 << 28), (3, 0)):
         torch.set_num_threads(num_threads)
         monkeypatch.setitem(search_tiles._HELD_BYTES, "cpu", held)
         found.append(exact_neighbors(keys_ND, 11))
+        of_queries.append(search_neighbors(queries_QD, keys_ND, 11))
+        of_a_part.append(exact_neighbors(keys_ND, 11, start=30, stop=217))
     torch.set_num_threads(before)
-    assert_same(found[0], found[1])
-    assert_same(found[0], found[2])
+    for results in (found, of_queries, of_a_part):
+        assert_same(results[0], results[1])
+        assert_same(results[0], results[2])
 
 
 def test_a_cutoff_that_was_too_strict_does_not_lose_a_neighbor(small_blocks, monkeypatch):

@@ -53,8 +53,9 @@ def test_it_agrees_with_the_paper(slow, data, temperature, threshold):
     found = knn_distribution(sq_distances_QK, token_ids_QK, temperature, threshold)
     assert [x.dtype for x in found] == [torch.int64, torch.int64, torch.float32]
     wanted = slow(sq_distances_QK, token_ids_QK, temperature, threshold)
+    # In float32 two that nearly tie for the largest do tie, and a row keeps both.
     if not any(
-        abs(p - threshold) < 1e-5
+        abs(p - threshold) < 1e-5 or (threshold > 0 and 0 < row[0][1] - p < 1e-6)
         for row in slow(sq_distances_QK, token_ids_QK, temperature)
         for _, p in row
     ):
@@ -219,9 +220,7 @@ def test_a_language_model_takes_its_share(tmp_path):
     sq_distances_NK = np.sort(draw.random((num_rows, k), np.float32) * 5, 1)
     ids_NL = np.stack([draw.permutation(10)[:num_top] for _ in range(num_rows)]).astype(np.uint32)
     probs_NL = draw.dirichlet(np.ones(num_top), num_rows) * 0.9
-    allowed = np.arange(8)  # 8 and 9 are no tokens of the memory
-    ids_NL[5] = [8, 9, 8, 9]  # nothing is left of the language model here
-    lm = LmTargets(ids_NL, np.log(probs_NL).astype(np.float16), allowed, 0.3)
+    lm = LmTargets(ids_NL, np.log(probs_NL).astype(np.float16), 0.3)
     out = Out(tmp_path)
     write_targets(out, rows_NK, sq_distances_NK, values_N, k, 2.0, lm=lm)
     starts, ids, probs = (np.load(tmp_path / f"{n}.npy") for n in ("starts", "token_ids", "probs"))
@@ -229,10 +228,8 @@ def test_a_language_model_takes_its_share(tmp_path):
         weights = np.exp(-sq_distances_NK[n].astype(float) / 2) * (rows_NK[n] >= 0)
         wanted = np.zeros(10)
         np.add.at(wanted, values_N[rows_NK[n]], weights / weights.sum())
-        added = np.zeros(10)
-        np.add.at(added, ids_NL[n], probs_NL[n] * (ids_NL[n] < 8))
-        if added.sum():
-            wanted = 0.7 * wanted + 0.3 * added / added.sum()
+        wanted *= 0.7
+        np.add.at(wanted, ids_NL[n], 0.3 * probs_NL[n] / probs_NL[n].sum())
         found = np.zeros(10)
         found[ids[starts[n] : starts[n + 1]]] = probs[starts[n] : starts[n + 1]]
         np.testing.assert_allclose(found, wanted, atol=2e-3)  # float16

@@ -8,7 +8,13 @@ import pytest
 import torch
 
 from memdec.artifacts.artifact import ArtifactWriter
-from memdec.evaluation.fidelity import compare_with_targets, fidelity_metrics
+from memdec.corpus.windows import make_windows
+from memdec.errors import DataError
+from memdec.evaluation import fidelity
+from memdec.evaluation.fidelity import compare_with_targets, fidelity_metrics, write_fidelity
+from memdec.models.loading import load_causal_lm, load_tokenizer
+from memdec.models.memory import MemoryDecoder
+from memdec.models.tokenizer import read_token_rules
 
 N, NUM_OUTPUTS = 5, 9
 
@@ -62,3 +68,64 @@ def test_groups_by_the_targets_entropy(tmp_path):
     assert found["fidelity/kl/entropy_below_0.5"] == pytest.approx(0.2)
     assert found["fidelity/share/entropy_below_2"] == 0.25
     assert found["fidelity/total_variation/entropy_above"] == pytest.approx(0.8)
+
+
+@pytest.fixture
+def case(tiny_model):
+    """A tiny model as memory, a stream of tokens, and neighbors of each position, some missing."""
+    draw = np.random.default_rng(1)
+    lm = load_causal_lm(tiny_model("llama"), "float32", torch.device("cpu"))
+    tokens = draw.integers(5, 60, 40).astype(np.uint32)
+    values = draw.integers(5, 60, 30).astype(np.uint32)
+    rows_NK = np.stack([draw.permutation(30)[:6] for _ in range(39)]).astype(np.int32)
+    sq_distances_NK = np.sort(draw.random((39, 6), np.float32) * 9, 1)
+    rows_NK[7, 4:], sq_distances_NK[7, 4:] = -1, np.inf
+    return lm, tokens, values, rows_NK, sq_distances_NK
+
+
+def write(case, memory, tiny_model, tmp_path):
+    _, tokens, values, rows_NK, sq_distances_NK = case
+    out = ArtifactWriter(tmp_path / ".part")
+    out.clear()
+    rules = read_token_rules(load_tokenizer(tiny_model("llama")))
+    windows = make_windows(len(tokens), 16, 10)
+    neighbors = rows_NK, sq_distances_NK, values, 3.0
+    write_fidelity(out, memory, tokens, windows, rules, *neighbors, batch_size=2)
+    return out.seal(tmp_path / "s" / ("a" * 16), "s", "a" * 16, {}), windows
+
+
+@pytest.mark.parametrize("chunk_logits", [1, 1 << 20])
+@pytest.mark.parametrize("restricted", [False, True])
+def test_every_position_meets_its_own_target(
+    case, tiny_model, tmp_path, chunk_logits, restricted, monkeypatch
+):
+    monkeypatch.setattr(fidelity, "CHUNK_LOGITS", chunk_logits)
+    lm, tokens, values, rows_NK, sq_distances_NK = case
+    outputs = torch.arange(5, 60) if restricted else None
+    made, windows = write(case, MemoryDecoder(lm, outputs), tiny_model, tmp_path)
+    allowed = np.arange(5, 60) if restricted else np.arange(lm.config.vocab_size)
+    for window in windows:
+        ids = torch.tensor(tokens[window.start : window.end - 1].astype(np.int64))
+        with torch.no_grad():
+            logits_TV = lm(ids[None]).logits[0].double().numpy()
+        for position in range(window.first_scored, window.end):
+            row = position - 1
+            logits = logits_TV[position - 1 - window.start][allowed]
+            q = np.zeros(lm.config.vocab_size)
+            q[allowed] = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+            p = np.zeros_like(q)
+            found = rows_NK[row] >= 0
+            weights = np.exp(-sq_distances_NK[row][found] / 3)
+            np.add.at(p, values[rows_NK[row][found]], weights / weights.sum())
+            seen = p > 0
+            kl = (p[seen] * np.log(p[seen] / q[seen])).sum()
+            assert made.array("kl")[row] == pytest.approx(kl, rel=1e-4)
+            assert made.array("total_variation")[row] == pytest.approx(
+                np.abs(p - q).sum() / 2, rel=1e-4
+            )
+
+
+def test_a_memory_of_another_text_is_refused(case, tiny_model, tmp_path):
+    memory = MemoryDecoder(case[0], torch.arange(5, 40))
+    with pytest.raises(DataError, match=r"cannot give \d+ of the \d+ tokens"):
+        write(case, memory, tiny_model, tmp_path)

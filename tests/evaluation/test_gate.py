@@ -73,7 +73,24 @@ def test_tokens_that_the_memory_lacks_stay_finite():
     lm_N, memory_N, features_NF = draw(300, seed=5)
     assert np.isinf(memory_N).any()
     gate = fit_gate(lm_N, memory_N, features_NF * 50, 0.999999)
+    assert gate.weights_F.abs().min() > 0
     assert np.isfinite(mix_gated(lm_N, memory_N, gate.alphas(features_NF * 1e6))).all()
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1.0])
+def test_a_single_alpha_at_an_end_leaves_the_gate_free(alpha):
+    lm_N, memory_N, features_NF = draw(500, seed=7)
+    found = fit_gate(lm_N, memory_N, features_NF, alpha)
+    wanted = fit_gate(lm_N, memory_N, features_NF, 0.5)
+    torch.testing.assert_close(found.weights_F, wanted.weights_F, atol=1e-4, rtol=0)
+
+
+def test_plain_weights_are_the_gate():
+    lm_N, memory_N, features_NF = draw(300, seed=8)
+    gate = fit_gate(lm_N, memory_N, features_NF, 0.5)
+    *weights, bias = gate.plain_weights().tolist()
+    logits_N = features_NF.astype(np.float64) @ weights + bias
+    np.testing.assert_allclose(gate.alphas(features_NF), 1 / (1 + np.exp(-logits_N)), rtol=1e-9)
 
 
 def test_settling_gates_with_validation_alone():
@@ -83,6 +100,7 @@ def test_settling_gates_with_validation_alone():
         lm={split: lm_N[part] for split, part in parts.items()},
         candidates=(Candidate({split: memory_N[part] for split, part in parts.items()}),),
         gate_features={split: features_NF[part] for split, part in parts.items()},
+        gate_feature_names=("hint", "noise"),
     )
     settled = settle(adapted)
     alpha, _ = best_alpha(lm_N[:400], memory_N[:400])
@@ -90,7 +108,8 @@ def test_settling_gates_with_validation_alone():
     wanted_N = mix_gated(lm_N[400:], memory_N[400:], gate.alphas(features_NF[400:]))
     assert np.array_equal(settled.gold_log_probs["test"], wanted_N)
     assert settled.alpha is None
-    assert settled.tuned["alpha"] == alpha
+    weights = [settled.tuned[f"gate: {name}"] for name in ("hint", "noise", "bias")]
+    assert weights == gate.plain_weights().tolist()
     assert settled.tuned["mean alpha, test"] == pytest.approx(
         gate.alphas(features_NF[400:]).mean().item()
     )

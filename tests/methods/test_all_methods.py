@@ -124,7 +124,8 @@ def test_memories_are_mixed_with_weights_of_their_own(tiny_experiment, tmp_path)
     (record,) = run_experiment(experiment, tmp_path).records
     alone = records["good"]["metrics"]["validation/nll"]
     assert record["metrics"]["validation/nll"] <= alone + 1e-6
-    assert record["tuned"]["weight 1"] > 2 * record["tuned"]["weight 2"]
+    weights = {name: record["tuned"][f"weight of {path}"] for name, path in exports.items()}
+    assert weights["good"] > 2 * weights["poor"]
     base, deployed = records["good"]["budget"]["trained_parameters"], record["budget"]["parameters"]
     assert deployed == 3 * base
     assert record["alpha"] == pytest.approx(sum(record["tuned"].values()))

@@ -27,7 +27,6 @@ CHANGES = [
     ("knn.temperature=8.0", {"targets", *TRAINED}),
     ("memory_decoder.divergence=jsd", TRAINED),
     ("memory_decoder.gating=gold", TRAINED),
-    ("knn.lm_share=0.2", {"targets", *TRAINED}),
     ("evaluation.fidelity=true", set()),
     ("knn.threshold=0.01", {"targets", *TRAINED}),
     ("knn.k=8", {"targets", *TRAINED}),
@@ -72,6 +71,11 @@ def changed(before, after):
 @pytest.mark.parametrize(("override", "made_anew"), CHANGES, ids=[c[0] for c in CHANGES])
 def test_a_setting_changes_these_artifacts_and_no_others(override, made_anew, stages):
     assert changed(stages(), stages(override)) == made_anew
+
+
+def test_a_share_of_the_key_model_changes_the_targets(stages):
+    full = "memory_decoder.vocabulary=full"
+    assert changed(stages(full), stages(full, "knn.lm_share=0.2")) == {"targets", *TRAINED}
 
 
 def test_without_knn_targets_the_memory_does_not_depend_on_the_search(stages):

@@ -124,7 +124,8 @@ def test_the_plan_says_what_is_complete(finished, memdec):
 
 def test_a_larger_text_is_planned_with_the_index_that_it_would_use(finished, memdec):
     words = ("plan", "tiny.yaml", "--train-tokens", "117e6", "--gflops", "100")
-    ended = memdec(*words, "search.num_lists=1000", "search.num_probes=10", cwd=finished)
+    search = ("search.num_lists=1000", "search.num_probes=10", "search.code_bytes=8")
+    ended = memdec(*words, *search, cwd=finished)
     assert ended.code == 0, ended.err
     cells = {
         line.split("│")[1].strip(): [cell.strip() for cell in line.split("│")[2:]]
@@ -135,12 +136,31 @@ def test_a_larger_text_is_planned_with_the_index_that_it_would_use(finished, mem
     settings = json.loads((finished / "tiny.yaml").read_text())
     k_max = settings["knn"].get("k_max", 1024)
     lists = 2 * 24 * 1000 * (10 * 256 * 1000 + 2 * 117e6)
-    tables = 256 * 117e6 * (2 * 24 + 10 * 64)
-    visited = 64 * 117e6 * 10 * 117e6 / 1000
+    tables = 256 * 117e6 * (2 * 24 + 10 * 8)
+    visited = 8 * 117e6 * 10 * 117e6 / 1000
     exact = 3 * 24 * 117e6 * (k_max + 1) * 4
     assert cells["neighbors"][4] == f"{lists + tables + visited + exact:.1e}"
     hours = (lists + tables + visited + exact) / 100e9 / 3600
     assert cells["neighbors"][5] in (f"{hours:.1f} h", f"{hours / 24:.1f} days")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (("search.method=ivf_pq",), "search.code_bytes must be at most 24"),
+        (("search.method=ivf_flat", "search.train_rows=9"), "search.train_rows gives 9 rows"),
+    ],
+)
+def test_an_index_that_cannot_be_made_is_refused_before_any_work(
+    finished, memdec, tmp_path, settings, message
+):
+    shutil.copy(finished / "tiny.yaml", tmp_path)
+    for verb in ("plan", "run"):
+        ended = memdec(verb, "tiny.yaml", *settings, cwd=tmp_path)
+        assert (ended.code, ended.err.count("\n")) == (2, 1)
+        assert message in ended.err
+    made = list((tmp_path / "artifacts").glob("*/[!.]*"))
+    assert not made
 
 
 @pytest.mark.parametrize("words", [("--train-tokens", "1.5"), ("--gflops", "0")])

@@ -213,6 +213,30 @@ def test_data_workers_change_no_byte(again, memdec, contents):
     assert contents(again) == wanted
 
 
+def test_other_objectives_train_whole_and_in_shards(finished, memdec, tmp_path, contents):
+    """A language model's share in the targets, another divergence, gating: all wired through."""
+    decoder = ("vocabulary=full", "divergence=jsd", "gating=gold")
+    settings = ("knn.lm_share=0.3", *(f"memory_decoder.{setting}" for setting in decoder))
+    words = ("tiny.yaml", "methods=[memory_decoder]", *settings)
+    targets = {}
+    for folder, shards in ((tmp_path / "whole", ()), (tmp_path / "parts", ("1/2", "2/2"))):
+        folder.mkdir()
+        shutil.copy(finished / "tiny.yaml", folder)
+        for shard in (*shards, *shards):
+            ended = memdec("run", *words, "--shard", shard, cwd=folder)
+            assert ended.code == 0, ended.err
+        ended = memdec("run", *words, cwd=folder)
+        assert ended.code == 0, ended.err
+        targets[folder.name] = {n: b for n, b in contents(folder).items() if "targets/" in n}
+    assert targets["whole"] == {n: b for n, b in targets["parts"].items() if "shards" not in n}
+    assert len(targets["whole"]) == 3
+    trained = json.loads(next(folder.glob("artifacts/runs/*/*/record.json")).read_text())
+    plain = records(finished)["memory_decoder"]
+    # not a quantity of the same kind: bounded by log 2
+    assert max(trained["curves"]["training"]["train/kl"]) < math.log(2)
+    assert trained["metrics"]["test/perplexity"] != plain["metrics"]["test/perplexity"]
+
+
 def test_an_index_in_the_place_of_exact_search(again, finished, memdec):
     words = ("run", "tiny.yaml", "methods=[memory_decoder]", "search.method=ivf_flat")
     ended = memdec(*words, "search.num_lists=30", "search.num_probes=1", cwd=again)
