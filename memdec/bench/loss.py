@@ -7,16 +7,18 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from memdec.bench.child import in_child, peak_extra_bytes
-from memdec.bench.clock import in_turns
+from memdec.bench.clock import in_turns, seconds
 from memdec.bench.config import BenchConfig
 from memdec.bench.figures import Check, Figure, Goal, Outcome, bytes_figure, seconds_figure
 from memdec.bench.inputs import body_parameters, make_decoder, make_targets
 from memdec.models.loading import body_output, head_weight
+from memdec.training.data import SparseTargets
 from memdec.training.losses import memory_decoder_loss
 
 BETA = 0.5
@@ -58,16 +60,33 @@ def run(config: BenchConfig) -> Outcome:
             )
         )
         checks += check_gradients(config, vocab_size)
+    figures.append(_data_figure(config, figures[0]))
     note = "the gradient of the head, V x D floats, counts as peak memory on both sides"
     return Outcome(figures=figures, checks=checks, notes=[note])
 
 
+def _data_figure(config: BenchConfig, step: Figure) -> Figure:
+    """Compare reading the targets of a step, as the data loader does, with the step."""
+    ids_NM, probs_NM = make_targets(config.step_tokens, config.target_entries, config.vocab_size)
+    starts = np.arange(config.step_tokens + 1, dtype=np.int64) * config.target_entries
+    stored = SparseTargets(
+        starts,
+        ids_NM.flatten().numpy().astype(np.uint32),
+        probs_NM.flatten().numpy().astype(np.float16),
+    )
+    rows_N = np.arange(config.step_tokens)
+    stored.rows(rows_N)
+    samples = [seconds(lambda: stored.rows(rows_N)) for _ in range(config.repeats)]
+    return seconds_figure(
+        f"reading the targets of a step, {config.step_tokens:,} tokens",
+        (samples, [step.ours] * len(samples)),
+        "the training step that waits for them",
+    )
+
+
 def _step_figure(config: BenchConfig, vocab_size: int, size: str) -> Figure:
     lm = make_decoder(config, vocab_size).train()
-    inputs_BT = torch.randint(
-        vocab_size, (config.step_tokens // config.block_size, config.block_size)
-    )
-    inputs_BT, targets = inputs_BT.to(config.device), _targets(config, vocab_size)
+    inputs_BT, targets = make_inputs(config, vocab_size)
 
     def step(head: Head) -> None:
         lm.zero_grad(set_to_none=True)
@@ -85,6 +104,14 @@ def _step_figure(config: BenchConfig, vocab_size: int, size: str) -> Figure:
         goals=(Goal(number=3, limit=1.05),),
         num_flops=per_token * config.step_tokens,
     )
+
+
+def make_inputs(config: BenchConfig, vocab_size: int) -> tuple[Tensor, Targets]:
+    """Return made-up inputs [B, T] of a step, and what its tokens are trained on."""
+    inputs_BT = torch.randint(
+        vocab_size, (config.step_tokens // config.block_size, config.block_size)
+    )
+    return inputs_BT.to(config.device), _targets(config, vocab_size)
 
 
 def _head_figure(config: BenchConfig, vocab_size: int, size: str) -> Figure:

@@ -11,6 +11,7 @@ BENCHMARKS = {
     "targets": "neighbors to sparse targets, against the dense way",
     "search": "exact search, against faiss.knn",
     "loss": "the hybrid training step, against plain cross-entropy",
+    "compiled": "the training step under torch.compile, against the step as it is",
     "encode": "encoding keys, against the bare forward pass",
     "alpha": "an alpha curve from cached scores, against logaddexp",
     "growth": "seconds and bytes of each stage as the corpus grows",

@@ -30,9 +30,23 @@ def check_entry(name, entry):
 @pytest.mark.parametrize("name", ["targets", "loss", "encode", "alpha", "growth"])
 def test_a_benchmark_runs(name, config, in_process):
     outcome = run_benchmark(name, config)
-    assert len(outcome.figures) == {"loss": 6, "targets": 3, "growth": 2}.get(name, 1)
+    assert len(outcome.figures) == {"loss": 7, "targets": 3, "growth": 2}.get(name, 1)
     assert outcome.checks or name == "growth"
     check_entry(name, make_entry(config, outcome, CEILING, 0.25))
+
+
+@pytest.mark.slow
+def test_a_compiled_step_gives_the_same_loss(config):
+    outcome = run_benchmark("compiled", config)
+    check_entry("compiled", make_entry(config, outcome, CEILING, 0.25))
+    assert len(outcome.figures) == len(outcome.checks) == 1
+
+
+def test_without_a_compiler_nothing_is_compiled(config, monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    outcome = run_benchmark("compiled", config)
+    assert not outcome.figures
+    assert "no C++ compiler" in outcome.notes[0]
 
 
 def test_search_runs_each_side_in_its_own_process(config):
