@@ -73,7 +73,7 @@ _FORWARD = ("corpus.block_size", "model.bos", "model.dtype")
 _OPTIMISATION = (
     "learning_rate warmup_steps weight_decay gradient_clip_norm batch_size micro_batch_size "
     "max_epochs max_steps validate_every_steps patience devices num_nodes "
-    "strategy precision"
+    "strategy precision compile"
 )
 _TRAINING = (
     *_FORWARD,

@@ -87,6 +87,9 @@ class TrainerConfig:
     """auto; ddp (each device holds all weights); fsdp (each holds a share, PyTorch's FSDP2)."""
     precision: str = "32-true"
     """Lightning precision."""
+    compile: bool = False
+    """Compile the decoder (torch.compile): about a minute at the start for faster steps after, see
+    reports/bench; on a CPU it needs a C++ compiler."""
     num_workers: int = 0
     """Data loader processes; they change nothing but speed."""
 

@@ -113,6 +113,8 @@ def fit_memory(
     num_validation = len(data.validation_tokens) - 1
     whole = copy.deepcopy(memory) if options.strategy == "fsdp" else memory
     module = MemoryModule(memory, config, options, validate, num_validation)
+    if options.compile:
+        memory.compile()
     folder = out.scratch
     folder.mkdir(parents=True, exist_ok=True)
     trainer = _trainer(options, folder, logger)

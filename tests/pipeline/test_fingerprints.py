@@ -23,6 +23,7 @@ CHANGES = [
     ("trainer.learning_rate=0.02", TRAINED),
     ("trainer.max_epochs=3", TRAINED),
     ("trainer.precision=bf16-mixed", TRAINED),
+    ("trainer.compile=true", TRAINED),
     ("seed=1", TRAINED),
     ("knn.temperature=8.0", {"targets", *TRAINED}),
     ("memory_decoder.divergence=jsd", TRAINED),

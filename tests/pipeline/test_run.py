@@ -237,6 +237,21 @@ def test_other_objectives_train_whole_and_in_shards(finished, memdec, tmp_path, 
     assert trained["metrics"]["test/perplexity"] != plain["metrics"]["test/perplexity"]
 
 
+@pytest.mark.slow
+def test_a_compiled_decoder_learns_the_same(again, finished, memdec):
+    words = ("run", "tiny.yaml", "methods=[memory_decoder]", "trainer.compile=true")
+    ended = memdec(*words, cwd=again)
+    assert ended.code == 0, ended.err
+    compiled = next(
+        record
+        for path in again.glob("artifacts/runs/*/memory_decoder/record.json")
+        if (record := json.loads(path.read_text()))["config"]["trainer"]["compile"]
+    )
+    plain = records(finished)["memory_decoder"]["metrics"]["test/perplexity"]
+    # rounding differs, and Adam enlarges it
+    assert compiled["metrics"]["test/perplexity"] == pytest.approx(plain, rel=2e-3)
+
+
 def test_an_index_in_the_place_of_exact_search(again, finished, memdec):
     words = ("run", "tiny.yaml", "methods=[memory_decoder]", "search.method=ivf_flat")
     ended = memdec(*words, "search.num_lists=30", "search.num_probes=1", cwd=again)
