@@ -6,12 +6,14 @@ from memdec.results.record import Record
 _NUM_TOKENS = "test/num_tokens"
 
 
-def notes_of(records: list[Record], papers: list[PaperTable]) -> list[str]:
+def notes_of(
+    records: list[Record], papers: list[PaperTable], has_intervals: bool = True
+) -> list[str]:
     """Return the remarks that a reader needs before comparing numbers."""
     notes = []
     if any(other.seed != record.seed for record in records for other in records[:1]):
         notes.append("Mean and sample standard deviation over n seeds.")
-    if any(record.intervals for record in records):
+    if has_intervals and any(record.intervals for record in records):
         notes.append("Brackets hold the 95% interval of one run, by bootstrap over test documents.")
     if any(record.alpha is not None and not _fixed_alpha(record) for record in records):
         notes.append("alpha (and kNN-LM's temperature) was chosen on validation text.")

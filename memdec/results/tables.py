@@ -84,7 +84,8 @@ def _build(
         for selector in expand(spec.rows, in_group, scale):
             block += _rows(layout, group, selector, in_group)
         rows += _with_best(block, headings)
-    notes = notes_of(records, list(paper.values()))
+    has_intervals = any(heading.column.interval for heading in headings)
+    notes = notes_of(records, list(paper.values()), has_intervals)
     return Table(spec=spec, scale=scale, headings=headings, rows=rows, records=records, notes=notes)
 
 
