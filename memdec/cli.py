@@ -140,9 +140,12 @@ def _plan(options: Any) -> int:
 
 def _count(text: str) -> int:
     """Read a number of tokens, such as 500000 or 117e6."""
-    count = float(text)
+    try:
+        count = float(text)
+    except ValueError:
+        count = 0.0
     if not (count >= 2 and count.is_integer()):
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of tokens, such as 117e6")
     return int(count)
 
 
