@@ -163,7 +163,9 @@ def test_an_index_that_cannot_be_made_is_refused_before_any_work(
     assert not made
 
 
-@pytest.mark.parametrize("words", [("--train-tokens", "1.5"), ("--train-tokens", "many"), ("--gflops", "0")])
+@pytest.mark.parametrize(
+    "words", [("--train-tokens", "1.5"), ("--train-tokens", "many"), ("--gflops", "0")]
+)
 def test_sizes_that_mean_nothing_are_refused(finished, memdec, words):
     ended = memdec("plan", "tiny.yaml", *words, cwd=finished)
     assert ended.code == 2
