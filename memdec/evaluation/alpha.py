@@ -133,8 +133,8 @@ def _usual_gain(gain_N: Tensor, alphas_A: Tensor) -> Tensor:
 
 
 def _gains(lm: ArrayLike | Tensor, memory: ArrayLike | Tensor) -> tuple[Tensor, Tensor]:
-    lm_N = _float64(lm)
-    memory_N = _float64(memory)
+    lm_N = as_float64(lm)
+    memory_N = as_float64(memory)
     if lm_N.shape != memory_N.shape or lm_N.dim() != 1 or len(lm_N) == 0:
         raise DataError(
             f"gold log-probs of base and memory need one equal length above 0, got "
@@ -150,7 +150,8 @@ def _gains(lm: ArrayLike | Tensor, memory: ArrayLike | Tensor) -> tuple[Tensor, 
     return lm_N, memory_N - lm_N
 
 
-def _float64(values: ArrayLike | Tensor) -> Tensor:
+def as_float64(values: ArrayLike | Tensor) -> Tensor:
+    """Return a copy on the CPU as f64."""
     if isinstance(values, Tensor):
         return values.detach().cpu().double()
     return torch.from_numpy(np.array(values, np.float64))

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from memdec.evaluation.alpha import as_float64
 from memdec.models.mixture import mix_log_probs
 
 __all__ = ["Gate", "fit_gate", "mix_gated", "oracle_log_probs"]
@@ -43,7 +44,7 @@ class Gate:
 
     def alphas(self, features_NF: NDArray[np.float32]) -> Tensor:
         """Return the memory's share at each token, f64 [N]."""
-        standard_NF = (_float64(features_NF) - self.mean_F) / self.scale_F
+        standard_NF = (as_float64(features_NF) - self.mean_F) / self.scale_F
         return _share(standard_NF @ self.weights_F + self.bias)
 
 
@@ -57,10 +58,10 @@ def fit_gate(
 
     Deterministic: full batches in float64.
     """
-    features = _float64(features_NF)
+    features = as_float64(features_NF)
     mean_F, scale_F = features.mean(0), features.std(0).clamp_min(1e-6)
     standard_NF = (features - mean_F) / scale_F
-    lm, memory = _float64(lm_N), _float64(memory_N)
+    lm, memory = as_float64(lm_N), as_float64(memory_N)
     weights_F = torch.zeros(features.shape[1], dtype=torch.float64, requires_grad=True)
     start = min(max(alpha, _START_WITHIN), 1 - _START_WITHIN)
     bias = torch.logit(torch.tensor(start, dtype=torch.float64)).requires_grad_()
@@ -82,11 +83,10 @@ def fit_gate(
 
 
 def mix_gated(
-    lm_N: NDArray[np.float32], memory_N: NDArray[np.float32], alphas_N: Tensor
+    lm_N: NDArray[np.float32], memory_N: NDArray[np.float32], alpha: float | Tensor
 ) -> NDArray[np.float32]:
-    """Return the mixture's gold log-probs with each token's own alpha."""
-    mixed = mix_log_probs(torch.tensor(lm_N), torch.tensor(memory_N), alphas_N)
-    return mixed.float().numpy()
+    """Return the mixture's gold log-probs with one alpha, or each token's own [N]."""
+    return mix_log_probs(torch.tensor(lm_N), torch.tensor(memory_N), alpha).numpy()
 
 
 def oracle_log_probs(
@@ -101,7 +101,3 @@ def oracle_log_probs(
 
 def _share(logits_N: Tensor) -> Tensor:
     return logits_N.clamp(-_LARGEST_LOGIT, _LARGEST_LOGIT).sigmoid()
-
-
-def _float64(values: NDArray[np.float32]) -> Tensor:
-    return torch.from_numpy(np.array(values, np.float64))

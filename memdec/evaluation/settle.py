@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from memdec.evaluation.alpha import best_alpha, best_weights, mixture_nll
 from memdec.evaluation.gate import fit_gate, mix_gated
 from memdec.methods.contract import AdaptedLM, Candidate, Scores
-from memdec.models.mixture import mix_log_probs
 
 LARGEST_TUNED_ALPHA = 1 - 1e-6
 
@@ -45,24 +44,29 @@ def settle(adapted: AdaptedLM) -> Settled:
     alpha, _, chosen = min(
         (_tune(adapted, candidate) for candidate in adapted.candidates), key=lambda found: found[1]
     )
+    if adapted.gate_features is not None:
+        return _gate(adapted, adapted.gate_features, chosen, alpha)
     tuned = dict(chosen.settings)
     if isinstance(adapted.alpha, str):
         tuned["alpha"] = alpha
-    if adapted.gate_features is None:
-        return Settled(mix(adapted.lm, chosen.scores, alpha), alpha, chosen, tuned)
-    gate = fit_gate(
-        adapted.lm["validation"],
-        chosen.scores["validation"],
-        adapted.gate_features["validation"],
-        alpha,
-    )
-    alphas = {split: gate.alphas(features) for split, features in adapted.gate_features.items()}
+    return Settled(mix(adapted.lm, chosen.scores, alpha), alpha, chosen, tuned)
+
+
+def _gate(
+    adapted: AdaptedLM,
+    features: Mapping[str, NDArray[np.float32]],
+    chosen: Candidate,
+    alpha: float,
+) -> Settled:
+    """Give each token an alpha of its own, from the best single one on."""
+    validation = adapted.lm["validation"], chosen.scores["validation"], features["validation"]
+    gate = fit_gate(*validation, alpha)
+    alphas = {split: gate.alphas(features[split]) for split in features}
     mixed = {
         split: mix_gated(adapted.lm[split], chosen.scores[split], alphas[split])
         for split in adapted.lm
     }
-    weights = gate.plain_weights().tolist()
-    names = (*adapted.gate_feature_names, "bias")
+    names, weights = (*adapted.gate_feature_names, "bias"), gate.plain_weights().tolist()
     tuned = dict(chosen.settings)
     tuned |= {f"gate: {name}": weight for name, weight in zip(names, weights, strict=True)}
     tuned |= {f"mean alpha, {split}": float(alphas[split].mean()) for split in alphas}
@@ -100,7 +104,4 @@ def _tune(adapted: AdaptedLM, candidate: Candidate) -> tuple[float, float, Candi
 
 def mix(lm: Scores, added: Scores, alpha: float) -> dict[str, NDArray[np.float32]]:
     """Mix the gold log-probs of every split."""
-    return {
-        split: mix_log_probs(torch.tensor(lm[split]), torch.tensor(added[split]), alpha).numpy()
-        for split in lm
-    }
+    return {split: mix_gated(lm[split], added[split], alpha) for split in lm}
