@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from memdec.methods.contract import Method
-from memdec.pipeline import builders, training_builders
+from memdec.pipeline import builders, scoring_builders, training_builders
 from memdec.pipeline.experiment import Experiment
 from memdec.pipeline.shards import Merge, merge_csr, merge_rows
 
@@ -168,7 +168,7 @@ STAGES: dict[str, Stage] = {
             label="scoring validation and test with the memory",
             reads=(*_FORWARD, "corpus.stride"),
             needs=_memory_scores_needs,
-            build=training_builders.memory_scores,
+            build=scoring_builders.memory_scores,
             schema=2,
         ),
         Stage(
@@ -176,14 +176,14 @@ STAGES: dict[str, Stage] = {
             label="scoring validation and test with each memory of the mixture",
             reads=(*_FORWARD, "corpus.stride"),
             needs=_needs("model", "tokens"),
-            build=training_builders.mixture_scores,
+            build=scoring_builders.mixture_scores,
         ),
         Stage(
             name="fidelity",
             label="comparing the memory with the kNN distributions",
             reads=(*_FORWARD, "corpus.stride", "knn.k", "knn.temperature"),
             needs=_fidelity_needs,
-            build=training_builders.fidelity,
+            build=scoring_builders.fidelity,
         ),
         Stage(
             name="dapt",
@@ -199,7 +199,7 @@ STAGES: dict[str, Stage] = {
             label="scoring validation and test with the fine-tuned base",
             reads=(*_FORWARD, "corpus.stride"),
             needs=_needs("dapt", "tokens"),
-            build=training_builders.dapt_scores,
+            build=scoring_builders.dapt_scores,
             schema=2,
         ),
         Stage(
@@ -216,7 +216,7 @@ STAGES: dict[str, Stage] = {
             label="scoring validation and test with the adapter",
             reads=(*_FORWARD, "corpus.stride"),
             needs=_needs("model", "lora", "tokens"),
-            build=training_builders.lora_scores,
+            build=scoring_builders.lora_scores,
             schema=2,
         ),
         Stage(

@@ -1,4 +1,4 @@
-"""Builders of the stages that train a model and score with it: the memory, DAPT and LoRA."""
+"""Builders of the stages that train a model: the memory, DAPT and LoRA."""
 
 import sys
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ import numpy as np
 from memdec.artifacts.artifact import ArtifactWriter
 from memdec.errors import ConfigError
 from memdec.methods.config import FineTuneConfig
-from memdec.pipeline.builders import SPLITS, load_tokenizer_of, stream_of, windows_of
+from memdec.pipeline.builders import load_tokenizer_of, stream_of, windows_of
 from memdec.training.config import MemoryDecoderConfig, TrainerConfig
 
 if TYPE_CHECKING:
@@ -83,105 +83,6 @@ def lora(job: "Job", out: ArtifactWriter) -> None:
     facts = {"rank": rank, "trained_parameters": rank * per_rank, "budget_parameters": budget}
     print(f"LoRA: rank {rank}, {rank * per_rank:,} of {budget:,} parameters", file=sys.stderr)
     _fit(job, out, _plain("lora", MemoryDecoder(lm, None), job, config, facts))
-
-
-def memory_scores(job: "Job", out: ArtifactWriter) -> None:
-    """Score validation and test with the memory."""
-    if job.plugged_memory is None:
-        _score_export(job, out, job.artifact("memory").path / "export")
-        return
-    _check_tokenizer(job, job.plugged_memory)
-    _score_export(job, out, job.plugged_memory)
-
-
-def mixture_scores(job: "Job", out: ArtifactWriter) -> None:
-    """Score validation and test with each memory of a mixture: SPLIT_gold_log_probs f32 [M, N]."""
-    for path in job.mixed_memories:
-        _check_tokenizer(job, path)
-    made: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
-    for path in job.mixed_memories:
-        one = ArtifactWriter(out.scratch)
-        one.clear()
-        _score_export(job, one, path)
-        for split in SPLITS:
-            made[split].append(np.load(one.path / f"{split}_gold_log_probs.npy"))
-    for split in SPLITS:
-        out.write_array(f"{split}_gold_log_probs", np.stack(made[split]))
-
-
-def fidelity(job: "Job", out: ArtifactWriter) -> None:
-    """Compare the memory with the kNN distributions of the test text."""
-    from memdec.evaluation.fidelity import write_fidelity
-    from memdec.models.loading import pick_device
-    from memdec.models.memory import load_memory
-
-    config, knn = job.experiment.model, job.experiment.knn
-    path = job.plugged_memory or job.artifact("memory").path / "export"
-    found = job.artifact("query_neighbors")
-    write_fidelity(
-        out,
-        load_memory(path, config.dtype, pick_device(config.device)),
-        stream_of(job, "test"),
-        windows_of(job, "test"),
-        load_tokenizer_of(job)[1],
-        found.array("test_rows")[:, : knn.k],
-        found.array("test_sq_distances")[:, : knn.k],
-        np.asarray(job.artifact("datastore").array("values")),
-        knn.temperature,
-        config.batch_size,
-    )
-
-
-def _check_tokenizer(job: "Job", memory: Path) -> None:
-    """Raise ConfigError unless the memory has the base's tokenizer."""
-    from memdec.models.memory import read_memory_facts
-    from memdec.models.tokenizer import check_same_tokenizer
-
-    own, other = load_tokenizer_of(job)[1].hash, read_memory_facts(memory)["tokenizer_hash"]
-    check_same_tokenizer(job.experiment.model.source, own, str(memory), other)
-
-
-def dapt_scores(job: "Job", out: ArtifactWriter) -> None:
-    """Score validation and test with the fine-tuned base."""
-    _score_export(job, out, job.artifact("dapt").path / "export")
-
-
-def lora_scores(job: "Job", out: ArtifactWriter) -> None:
-    """Score validation and test with the base and its adapter."""
-    from memdec.models.loading import pick_device
-    from memdec.models.lora import load_lora
-    from memdec.models.memory import MemoryDecoder
-
-    config = job.experiment.model
-    adapter = job.artifact("lora").path / "export"
-    lm = load_lora(adapter, job.model_path, config.dtype, pick_device(config.device))
-    _score(job, out, MemoryDecoder(lm, None))
-
-
-def _score_export(job: "Job", out: ArtifactWriter, path: Path) -> None:
-    from memdec.models.loading import pick_device
-    from memdec.models.memory import load_memory
-
-    config = job.experiment.model
-    _score(job, out, load_memory(path, config.dtype, pick_device(config.device)))
-
-
-def _score(job: "Job", out: ArtifactWriter, decoder: "MemoryDecoder") -> None:
-    from memdec.evaluation.scores import score_split
-
-    for split in SPLITS:
-        score_split(
-            out,
-            split,
-            stream_of(job, split),
-            windows_of(job, split),
-            load_tokenizer_of(job)[1],
-            body=decoder.lm,
-            head_OD=decoder.head(),
-            output_ids_O=decoder.output_ids_O,
-            batch_size=job.experiment.model.batch_size,
-            key_layer=None,
-        )
 
 
 def _plain(
