@@ -155,7 +155,8 @@ def _initial_memory(job: "Job") -> Any:
     from memdec.models.memory import MemoryDecoder, initial_lm
 
     experiment, start = job.experiment, _start_of_memory(job)
-    lm = initial_lm(start, experiment.memory_decoder.init == "scratch", experiment.seed)
+    from_scratch = "scratch" in (experiment.memory_decoder.init, experiment.memory_decoder.transfer)
+    lm = initial_lm(start, from_scratch, experiment.seed)
     if experiment.memory_decoder.blocks:
         keep_blocks(lm, experiment.memory_decoder.blocks)
     if job.init_model is not None:

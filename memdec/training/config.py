@@ -7,6 +7,7 @@ from memdec.errors import ConfigError
 
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
 STRATEGIES = ("auto", "ddp", "fsdp")
+TRANSFERS = ("refuse", "copied", "random", "scratch")
 DIVERGENCE_NAMES = ("kl", "reverse_kl", "jsd")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true")
 
@@ -22,7 +23,8 @@ class MemoryDecoderConfig:
     blocks: int = 0
     """Transformer blocks kept of the starting model, evenly spread; 0 for all."""
     transfer: str = "refuse"
-    """What an init of another vocabulary gets: refuse, or new rows that are random or copied."""
+    """What an init of another vocabulary gets: refuse; copied or random rows beside its body; or
+    scratch, new weights throughout, which shows what the body is worth."""
     beta: float = 0.5
     """Weight of KL(kNN || memory); 1 - beta weighs the cross-entropy. 0 needs no kNN targets."""
     divergence: str = "kl"
@@ -39,7 +41,7 @@ class MemoryDecoderConfig:
     def __post_init__(self) -> None:
         check_share("memory_decoder.beta", self.beta)
         check_at_least("memory_decoder.blocks", self.blocks, 0)
-        check_choice("memory_decoder.transfer", self.transfer, ("refuse", "random", "copied"))
+        check_choice("memory_decoder.transfer", self.transfer, TRANSFERS)
         check_choice("memory_decoder.vocabulary", self.vocabulary, ("corpus", "full"))
         check_choice("memory_decoder.divergence", self.divergence, DIVERGENCE_NAMES)
         check_choice("memory_decoder.gating", self.gating, ("none", "gold", "largest"))

@@ -1,0 +1,48 @@
+"""A memory of another vocabulary in the place of the base's own."""
+
+import pytest
+import torch
+
+from memdec.errors import ConfigError
+from memdec.models.loading import load_causal_lm
+from memdec.models.memory import load_memory
+from memdec.pipeline.job import Job
+from memdec.training.config import MemoryDecoderConfig, TrainerConfig
+
+CPU = torch.device("cpu")
+STANDS_STILL = TrainerConfig(
+    learning_rate=1e-12, batch_size=6, micro_batch_size=3, max_steps=1, accelerator="cpu"
+)
+
+
+@pytest.fixture
+def memory_of(tiny_experiment, tiny_model, tmp_path):
+    """Transfer -> parameters, by name, of a Gemma memory trained (hardly) beside a Llama base."""
+
+    def train(transfer):
+        settings = MemoryDecoderConfig(
+            init=str(tiny_model("gemma3")), transfer=transfer, beta=0.0, vocabulary="full"
+        )
+        experiment = tiny_experiment("llama", memory_decoder=settings, trainer=STANDS_STILL)
+        export = Job(experiment, tmp_path).artifact("memory").path / "export"
+        return dict(load_memory(export, "float32", CPU).lm.named_parameters())
+
+    return train
+
+
+def test_a_transfer_keeps_the_body_and_scratch_keeps_nothing(memory_of, tiny_model):
+    old = dict(load_causal_lm(tiny_model("gemma3"), "float32", CPU).named_parameters())
+    new = {transfer: memory_of(transfer) for transfer in ("copied", "random", "scratch")}
+    rows = "model.embed_tokens.weight"
+    body = "model.layers.0.mlp.up_proj.weight"
+    for transfer, parameters in new.items():
+        assert parameters.keys() == old.keys()
+        assert torch.allclose(parameters[body], old[body], atol=1e-9) == (transfer != "scratch")
+    assert len({tuple(parameters[rows].shape) for parameters in new.values()}) == 1
+    for one, other in [("copied", "random"), ("copied", "scratch"), ("random", "scratch")]:
+        assert not torch.allclose(new[one][rows], new[other][rows], atol=1e-3)
+
+
+def test_another_vocabulary_is_refused_until_a_transfer_is_asked_for(memory_of):
+    with pytest.raises(ConfigError, match=r"another tokenizer .* memory_decoder\.transfer=copied"):
+        memory_of("refuse")
