@@ -85,7 +85,8 @@ def greedy(
     assert len(components) in (1, 2), "a language model, and at most one memory"
     check_share("alpha", alpha)
     check_at_least("max_new_tokens", max_new_tokens, 1)
-    _check_room(components, len(prompt_ids), max_new_tokens)
+    room = min(component.max_positions for component in components)
+    check_room(len(prompt_ids), max_new_tokens, room)
     caches: list[Any] = [None] * len(components)
     new_ids: list[int] = []
     inputs_BT = torch.tensor([list(prompt_ids)])
@@ -137,10 +138,10 @@ def _log_softmax(scores: Tensor) -> Tensor:
     return scores.float().log_softmax(-1)
 
 
-def _check_room(components: Sequence[NextToken], num_prompt: int, max_new_tokens: int) -> None:
+def check_room(num_prompt: int, max_new_tokens: int, room: int) -> None:
+    """Refuse a prompt that is empty, or that outgrows `room` positions with what it is to get."""
     if num_prompt == 0:
         raise ConfigError("The prompt is empty; give at least one token of text.")
-    room = min(component.max_positions for component in components)
     needed = num_prompt + max_new_tokens - 1  # the last new token is never read
     if needed > room:
         raise ConfigError(

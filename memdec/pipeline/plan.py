@@ -11,7 +11,7 @@ from memdec.corpus.config import SPLITS, CorpusConfig
 from memdec.corpus.files import resolve_files
 from memdec.datastore.search_config import SearchConfig
 from memdec.errors import ConfigError
-from memdec.pipeline.builders import LM_TARGET_TOKENS
+from memdec.pipeline.builders import LM_TARGET_TOKENS, load_tokenizer_of
 from memdec.pipeline.job import Job
 from memdec.pipeline.model_facts import (
     EMBEDDED_FACTS,
@@ -164,6 +164,7 @@ def make_plan(
     """
     sizes = _sizes(job, train_tokens)
     _check_positions(job, sizes.model.max_positions)
+    _check_prompt(job, sizes.model.max_positions)
     if "neighbors" in job.required(method_stages):
         job.experiment.search.check(sizes.tokens["train"], sizes.model.hidden_size)
     plans = []
@@ -192,6 +193,18 @@ def _check_positions(job: Job, max_positions: int) -> None:
             f"corpus.block_size asks for {needed:,} positions but the model has {max_positions:,}; "
             "lower it."
         )
+
+
+def _check_prompt(job: Job, max_positions: int) -> None:
+    """Refuse now what the continuations at the end of the run would refuse after the training."""
+    config = job.experiment.evaluation
+    at_most = len(config.prompt.encode()) + 1 + config.new_tokens  # a token is a byte or more
+    if not config.prompt or not 0 < max_positions < at_most:
+        return
+    from memdec.models.generation import check_room, encode_prompt
+
+    prompt = encode_prompt(*load_tokenizer_of(job), config.prompt)
+    check_room(len(prompt), config.new_tokens, max_positions)
 
 
 def measured_gflops() -> float:

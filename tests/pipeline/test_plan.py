@@ -149,9 +149,11 @@ def test_a_larger_text_is_planned_with_the_index_that_it_would_use(finished, mem
     [
         (("search.method=ivf_pq",), "search.code_bytes must be at most 24"),
         (("search.method=ivf_flat", "search.train_rows=9"), "search.train_rows gives 9 rows"),
+        (("corpus.block_size=200",), "200 positions but the model has 128"),
+        (("evaluation.prompt=of the", "evaluation.new_tokens=128"), "but the model has 128"),
     ],
 )
-def test_an_index_that_cannot_be_made_is_refused_before_any_work(
+def test_what_an_index_or_the_model_cannot_do_is_refused_before_any_work(
     finished, memdec, tmp_path, settings, message
 ):
     shutil.copy(finished / "tiny.yaml", tmp_path)
