@@ -98,7 +98,12 @@ class TestSweepFile:
     def test_the_metric_is_one_that_a_run_reports(self, path):
         from memdec.pipeline.tracking import summary
 
-        record = {"method": "base", "alpha": 0.5, "id": "x", "metrics": {"test/perplexity": 2.0}}
+        record = {
+            "method": "base",
+            "alpha": 0.5,
+            "id": "x",
+            "metrics": {"test/perplexity": 2.0, "validation/perplexity": 2.0},
+        }
         assert load_sweep(path).metric in summary(record)
 
 
