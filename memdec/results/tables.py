@@ -117,6 +117,8 @@ def _rows(layout: _Layout, group: Selector, selector: Selector, records: list[Re
     key = " ".join(filter(None, [group.paper, selector.paper or method]))
     variants: dict[str, dict[str, Record]] = {}
     for heading in layout.headings:
+        if heading.column.average:  # no records of its own: it would match all columns'
+            continue
         in_cell = [record for record in chosen if matches(record, heading.column.where)]
         for words, members in split_variants(in_cell, layout.spec.metric) if in_cell else []:
             variants.setdefault(words, {}).update({record.id: record for record in members})

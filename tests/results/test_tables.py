@@ -154,6 +154,17 @@ def test_the_average_needs_every_column(make_record):
     assert [row.cells[-1].text for row in table.rows] == ["15.00", "-", "-"]
 
 
+def test_columns_of_unlike_settings_make_one_row_beside_their_average(make_record):
+    columns = [Column(by="experiment"), Column(label="Average", average=True)]
+    records = [
+        make_record(perplexity, experiment=name, config={"corpus": {"train": name}})
+        for name, perplexity in {"one": 10.0, "two": 20.0}.items()
+    ]
+    (table,) = build_tables(spec(columns=columns), records, {})
+    assert [row.label for row in table.rows if row.method == "base"] == ["base"]
+    assert grid(table)[0] == ["base", "10.00", "20.00", "15.00", "1"]
+
+
 def test_bits_per_byte_stand_beside_perplexity_when_asked(make_record):
     (table,) = build_tables(
         spec(bits_per_byte=True), [make_record(20.0, metrics={"test/bits_per_byte": 1.25})], {}
