@@ -295,7 +295,20 @@ def test_a_memory_from_a_model_with_another_tokenizer_is_refused(
     init = f"memory_decoder.init={tiny_model('gemma3')}"
     ended = memdec("run", experiment, init, "methods=[memory_decoder]", cwd=tmp_path)
     assert_refused(ended, "another tokenizer than the base")
-    assert not list(tmp_path.glob("artifacts/memory/[!.]*"))
+    assert not list(tmp_path.glob("artifacts/*/*"))
+
+
+def test_a_trained_memory_of_another_tokenizer_is_refused_before_any_work(
+    memdec, finished, experiment, tiny_model, tmp_path
+):
+    base, memory = f"model.source={tiny_model('gemma3')}", export_of(finished)
+    for words in (
+        [f"memory_decoder.trained={memory}", "methods=[memory_decoder]"],
+        [f"memory_mixture.memories=[{memory}]", "methods=[memory_mixture]"],
+    ):
+        ended = memdec("run", experiment, base, *words, cwd=tmp_path)
+        assert_refused(ended, "different tokenizers", "memory_decoder.transfer=copied")
+    assert not list(tmp_path.glob("artifacts/*/*"))
 
 
 def test_an_unknown_verb_or_flag_exits_with_two(memdec, tmp_path):

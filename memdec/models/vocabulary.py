@@ -25,14 +25,15 @@ def change_vocabulary(
         lm: The decoder; its input embedding and output head may be tied.
         old_tokenizer: What its rows belong to now.
         new_tokenizer: What they are to belong to.
-        start: random (normal, with the old rows' deviation) or copied.
+        start: copied; random or, for a body that is random too, scratch (normal, with the old
+            rows' deviation).
         seed: Draws the random rows.
     """
     model: Any = lm
     num_rows = max(new_tokenizer.get_vocab().values()) + 1
     tables = [lm.get_input_embeddings().weight, lm.get_output_embeddings().weight]
     tied = tables[0] is tables[1]
-    make_rows = _copied_rows if start == "copied" else _random_rows
+    make_rows = {"copied": _copied_rows, "random": _random_rows, "scratch": _random_rows}[start]
     rows = [
         make_rows(table.detach(), old_tokenizer, new_tokenizer, num_rows, seed)
         for table in tables[: 1 if tied else 2]

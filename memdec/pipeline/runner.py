@@ -16,6 +16,7 @@ from memdec.pipeline.job import Job
 from memdec.pipeline.plan import check_room, make_plan
 from memdec.pipeline.shards import Shard
 from memdec.pipeline.stages import STAGES, stages_of
+from memdec.pipeline.vocabularies import check_vocabularies
 
 Record = dict[str, Any]
 
@@ -45,7 +46,7 @@ def run_experiment(experiment: Experiment, root: Path, rank: int = 0) -> RunResu
             if STAGES[stage].collective:
                 job.artifact(stage)
         return None
-    check_room(job, make_plan(job, stages_of(experiment, methods)))
+    _check(job, stages_of(experiment, methods))
     records = [_record(job, method, folder / method.name / "record.json") for method in methods]
     return RunResult(folder, records)
 
@@ -57,7 +58,7 @@ def run_shard(experiment: Experiment, root: Path, shard: Shard) -> list[str]:
     """
     job, methods = _open(experiment, root, rank=0)
     stages = stages_of(experiment, methods)
-    check_room(job, make_plan(job, stages))
+    _check(job, stages)
     needed = job.required(stages)
     lines = []
     for name in (name for name in needed if STAGES[name].merge):
@@ -76,6 +77,12 @@ def _open(experiment: Experiment, root: Path, rank: int) -> tuple[Job, list[Meth
     for method in methods:
         method.check()
     return Job(experiment, root, rank), methods
+
+
+def _check(job: Job, stages: tuple[str, ...]) -> None:
+    """Refuse what cannot end well, before anything is made."""
+    check_room(job, make_plan(job, stages))
+    check_vocabularies(job, job.required(stages))
 
 
 def _run_fingerprint(job: Job, methods: list[Method]) -> str:

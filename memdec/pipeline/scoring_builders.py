@@ -15,17 +15,11 @@ if TYPE_CHECKING:
 
 def memory_scores(job: "Job", out: ArtifactWriter) -> None:
     """Score validation and test with the memory."""
-    if job.plugged_memory is None:
-        _score_export(job, out, job.artifact("memory").path / "export")
-        return
-    _check_tokenizer(job, job.plugged_memory)
-    _score_export(job, out, job.plugged_memory)
+    _score_export(job, out, job.plugged_memory or job.artifact("memory").path / "export")
 
 
 def mixture_scores(job: "Job", out: ArtifactWriter) -> None:
     """Score validation and test with each memory of a mixture: SPLIT_gold_log_probs f32 [M, N]."""
-    for path in job.mixed_memories:
-        _check_tokenizer(job, path)
     made: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
     for path in job.mixed_memories:
         one = ArtifactWriter(out.scratch)
@@ -58,15 +52,6 @@ def fidelity(job: "Job", out: ArtifactWriter) -> None:
         knn.temperature,
         config.batch_size,
     )
-
-
-def _check_tokenizer(job: "Job", memory: Path) -> None:
-    """Raise ConfigError unless the memory has the base's tokenizer."""
-    from memdec.models.memory import read_memory_facts
-    from memdec.models.tokenizer import check_same_tokenizer
-
-    own, other = load_tokenizer_of(job)[1].hash, read_memory_facts(memory)["tokenizer_hash"]
-    check_same_tokenizer(job.experiment.model.source, own, str(memory), other)
 
 
 def dapt_scores(job: "Job", out: ArtifactWriter) -> None:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from memdec.artifacts.artifact import ArtifactWriter
-from memdec.errors import ConfigError
 from memdec.methods.config import FineTuneConfig
 from memdec.pipeline.builders import load_tokenizer_of, stream_of, windows_of
 from memdec.training.config import MemoryDecoderConfig, TrainerConfig
@@ -172,22 +171,15 @@ def _memory_parameters(job: "Job") -> int:
 
 
 def _fit_vocabulary(job: "Job", lm: Any, start: Path) -> None:
-    """Give the memory the base's vocabulary, or refuse one that differs."""
+    """Give the memory the base's vocabulary where its own is another."""
     from memdec.models.loading import load_tokenizer
     from memdec.models.tokenizer import tokenizer_hash
     from memdec.models.vocabulary import change_vocabulary
 
-    settings = job.experiment.memory_decoder
     (tokenizer, rules), own = load_tokenizer_of(job), load_tokenizer(start)
-    if tokenizer_hash(own) == rules.hash:
-        return
-    if settings.transfer == "refuse":
-        raise ConfigError(
-            f"memory_decoder.init {settings.init} has another tokenizer than the base "
-            f"{job.experiment.model.source}; to move it to the base's vocabulary, run again with "
-            "memory_decoder.transfer=copied."
-        )
-    change_vocabulary(lm, own, tokenizer, settings.transfer, job.experiment.seed)
+    if tokenizer_hash(own) != rules.hash:
+        transfer = job.experiment.memory_decoder.transfer
+        change_vocabulary(lm, own, tokenizer, transfer, job.experiment.seed)
 
 
 def _logger(job: "Job", stage: str) -> Any:

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from memdec.errors import ConfigError
 from memdec.models.loading import load_causal_lm
 from memdec.models.memory import load_memory
 from memdec.pipeline.job import Job
@@ -41,8 +40,3 @@ def test_a_transfer_keeps_the_body_and_scratch_keeps_nothing(memory_of, tiny_mod
     assert len({tuple(parameters[rows].shape) for parameters in new.values()}) == 1
     for one, other in [("copied", "random"), ("copied", "scratch"), ("random", "scratch")]:
         assert not torch.allclose(new[one][rows], new[other][rows], atol=1e-3)
-
-
-def test_another_vocabulary_is_refused_until_a_transfer_is_asked_for(memory_of):
-    with pytest.raises(ConfigError, match=r"another tokenizer .* memory_decoder\.transfer=copied"):
-        memory_of("refuse")
