@@ -17,7 +17,7 @@ TABLES = (
     *("ablation-beta", "ablation-k", "ablation-memory-size", "ablation-objective"),
     *("ablation-target-source", "ablation-temperature", "ablation-divergence"),
     *("ablation-lm-share", "ablation-epochs", "adaptive", "frequency", "fidelity"),
-    *("learning-rate", "budget"),
+    *("learning-rate", "budget", "memory-mixture"),
 )
 
 

@@ -32,18 +32,22 @@ def given(tmp_path_factory, tiny_model):
             path = folder / "corpora" / name / f"{split}.jsonl.gz"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(gzip.compress(b'{"text": "%d"}' % number))
-    for number, name in enumerate((*MODELS, "memory")):
+    memories = ("memory", *(f"memories/{name}" for name in CORPORA))
+    for number, name in enumerate((*MODELS, *memories)):
         shutil.copytree(tiny_model("llama"), folder / name)
         (folder / name / "number.txt").write_text(str(number))
-    (folder / "memory" / "memory.json").write_text('{"tokenizer_hash": ""}')
+    for name in memories:
+        (folder / name / "memory.json").write_text('{"tokenizer_hash": ""}')
     return folder
 
 
 @pytest.fixture(autouse=True)
 def _at_the_root(monkeypatch, given):
     monkeypatch.chdir(ROOT)  # commands name experiments from there, as people run them
-    for name, path in (("DATA", given), ("MODELS", given), ("MEMORY", given / "memory")):
-        monkeypatch.setenv(f"MEMDEC_{name}", str(path))
+    monkeypatch.setenv("MEMDEC_DATA", str(given))
+    monkeypatch.setenv("MEMDEC_MODELS", str(given))
+    monkeypatch.setenv("MEMDEC_MEMORY", str(given / "memory"))
+    monkeypatch.setenv("MEMDEC_MEMORIES", str(given / "memories"))
 
 
 def stage_names(sweep, root):
