@@ -293,9 +293,24 @@ def test_a_memory_from_a_model_with_another_tokenizer_is_refused(
     memdec, experiment, tiny_model, tmp_path
 ):
     init = f"memory_decoder.init={tiny_model('gemma3')}"
-    ended = memdec("run", experiment, init, "methods=[memory_decoder]", cwd=tmp_path)
-    assert_refused(ended, "another tokenizer than the base")
+    for verb, method in (
+        ("run", "memory_decoder"),
+        ("run", "adaptive_alpha"),
+        ("run", "lora"),  # as large as that memory
+        ("plan", "memory_decoder"),
+    ):
+        ended = memdec(verb, experiment, init, f"methods=[{method}]", cwd=tmp_path)
+        assert_refused(ended, "another tokenizer than the base", "memory_decoder.transfer=copied")
     assert not list(tmp_path.glob("artifacts/*/*"))
+
+
+def test_it_is_taken_where_it_may_or_does_not_matter(memdec, experiment, tiny_model, tmp_path):
+    init = f"memory_decoder.init={tiny_model('gemma3')}"
+    for words in (
+        ["methods=[memory_decoder]", "memory_decoder.transfer=copied"],
+        ["methods=[lora]", "lora.budget_parameters=2000"],
+    ):
+        assert memdec("run", experiment, init, *words, cwd=tmp_path).code == 0
 
 
 def test_a_trained_memory_of_another_tokenizer_is_refused_before_any_work(
@@ -303,11 +318,23 @@ def test_a_trained_memory_of_another_tokenizer_is_refused_before_any_work(
 ):
     base, memory = f"model.source={tiny_model('gemma3')}", export_of(finished)
     for words in (
-        [f"memory_decoder.trained={memory}", "methods=[memory_decoder]"],
-        [f"memory_mixture.memories=[{memory}]", "methods=[memory_mixture]"],
+        ["run", f"memory_decoder.trained={memory}", "methods=[memory_decoder]"],
+        ["run", f"memory_mixture.memories=[{memory}]", "methods=[memory_mixture]"],
+        ["run", f"memory_decoder.trained={memory}", "methods=[adaptive_alpha]"],
+        ["plan", f"memory_decoder.trained={memory}", "methods=[memory_decoder]"],
     ):
-        ended = memdec("run", experiment, base, *words, cwd=tmp_path)
+        ended = memdec(words[0], experiment, base, *words[1:], cwd=tmp_path)
         assert_refused(ended, "different tokenizers", "memory_decoder.transfer=copied")
+    assert not list(tmp_path.glob("artifacts/*/*"))
+
+
+def test_keys_of_another_tokenizer_are_refused_before_any_work(
+    memdec, experiment, tiny_model, tmp_path
+):
+    keys = f"datastore.model={tiny_model('gemma3')}"
+    for words in ([keys], [keys, "--shard=1/2"]):
+        ended = memdec("run", experiment, *words, "methods=[memory_decoder]", cwd=tmp_path)
+        assert_refused(ended, "datastore.model", "another tokenizer than the base")
     assert not list(tmp_path.glob("artifacts/*/*"))
 
 

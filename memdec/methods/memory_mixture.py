@@ -1,5 +1,9 @@
 """Several memories at once: p = w_0 p_lm + w_1 p_1 + ... + w_M p_M, the weights a distribution."""
 
+from collections.abc import Sequence
+from itertools import takewhile
+from pathlib import PurePath
+
 import numpy as np
 
 from memdec.methods.contract import SPLITS, AdaptedLM, Candidate, Method, MethodInputs, split_scores
@@ -20,7 +24,21 @@ class MemoryMixture(Method):
             lm=split_scores(inputs.artifacts["base_scores"]),
             candidates=tuple(
                 Candidate({split: np.asarray(log_probs[split][m]) for split in SPLITS}, name=name)
-                for m, name in enumerate(inputs.config.memories)
+                for m, name in enumerate(short_names(inputs.config.memories))
             ),
             mixes_all=True,
         )
+
+
+def short_names(paths: Sequence[str]) -> list[str]:
+    """Return what tells the paths apart: them without the folders that all begin and end with."""
+    parts = [PurePath(path).parts for path in paths]
+    begin = _num_alike(parts)
+    end = _num_alike([p[begin:][::-1] for p in parts])
+    names = ["/".join(p[begin : len(p) - end]) for p in parts]
+    return names if all(names) else list(paths)
+
+
+def _num_alike(parts: list[tuple[str, ...]]) -> int:
+    """Return how many parts from the first on are the same in all."""
+    return sum(1 for _ in takewhile(lambda own: len(set(own)) == 1, zip(*parts, strict=False)))

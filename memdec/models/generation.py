@@ -86,7 +86,7 @@ def greedy(
     check_share("alpha", alpha)
     check_at_least("max_new_tokens", max_new_tokens, 1)
     room = min(component.max_positions for component in components)
-    check_room(len(prompt_ids), max_new_tokens, room)
+    check_positions(len(prompt_ids), max_new_tokens, room)
     caches: list[Any] = [None] * len(components)
     new_ids: list[int] = []
     inputs_BT = torch.tensor([list(prompt_ids)])
@@ -138,8 +138,8 @@ def _log_softmax(scores: Tensor) -> Tensor:
     return scores.float().log_softmax(-1)
 
 
-def check_room(num_prompt: int, max_new_tokens: int, room: int) -> None:
-    """Refuse a prompt that is empty, or that outgrows `room` positions with what it is to get."""
+def check_positions(num_prompt: int, max_new_tokens: int, room: int) -> None:
+    """Refuse a prompt that is empty, or that with its continuation takes more positions."""
     if num_prompt == 0:
         raise ConfigError("The prompt is empty; give at least one token of text.")
     needed = num_prompt + max_new_tokens - 1  # the last new token is never read

@@ -25,17 +25,17 @@ def change_vocabulary(
         lm: The decoder; its input embedding and output head may be tied.
         old_tokenizer: What its rows belong to now.
         new_tokenizer: What they are to belong to.
-        start: copied; random or, for a body that is random too, scratch (normal, with the old
-            rows' deviation).
+        start: random (normal, with the old rows' deviation) or copied.
         seed: Draws the random rows.
     """
     model: Any = lm
     num_rows = max(new_tokenizer.get_vocab().values()) + 1
     tables = [lm.get_input_embeddings().weight, lm.get_output_embeddings().weight]
     tied = tables[0] is tables[1]
-    make_rows = {"copied": _copied_rows, "random": _random_rows, "scratch": _random_rows}[start]
+    generator = torch.Generator().manual_seed(seed)
+    make_rows = _copied_rows if start == "copied" else _random_rows
     rows = [
-        make_rows(table.detach(), old_tokenizer, new_tokenizer, num_rows, seed)
+        make_rows(table.detach(), old_tokenizer, new_tokenizer, num_rows, generator)
         for table in tables[: 1 if tied else 2]
     ]
     model.resize_token_embeddings(num_rows, mean_resizing=False)
@@ -47,13 +47,14 @@ def change_vocabulary(
             setattr(owner, name, getattr(new_tokenizer, name))
 
 
-def _random_rows(old_WD: Tensor, _: Any, __: Any, num_rows: int, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
+def _random_rows(
+    old_WD: Tensor, _: Any, __: Any, num_rows: int, generator: torch.Generator
+) -> Tensor:
     return torch.randn(num_rows, old_WD.shape[1], generator=generator) * old_WD.std()
 
 
 def _copied_rows(
-    old_WD: Tensor, old_tokenizer: Any, new_tokenizer: Any, num_rows: int, _: int
+    old_WD: Tensor, old_tokenizer: Any, new_tokenizer: Any, num_rows: int, _: torch.Generator
 ) -> Tensor:
     # Texts, not token strings, are compared: tokenizers spell a space in different ways.
     new_ids = sorted(new_tokenizer.get_vocab().values())

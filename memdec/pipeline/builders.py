@@ -193,16 +193,13 @@ def rag_scores(job: "Job", out: ArtifactWriter) -> None:
 
 def _key_model(job: "Job") -> Any:
     """Return the model whose hidden states are the keys."""
-    from memdec.models.loading import load_causal_lm, load_tokenizer, pick_device
-    from memdec.models.tokenizer import check_same_tokenizer, tokenizer_hash
+    from memdec.models.loading import load_causal_lm, pick_device
 
     config, name = job.experiment.model, job.experiment.datastore.model
     if name == "base":
         return base_of(job)
     path = job.artifact("dapt").path / "export" if name == "dapt" else job.key_model.path
     assert path is not None, "only a GGUF file has no directory, and key models are directories"
-    own_hash = tokenizer_hash(load_tokenizer(path))
-    check_same_tokenizer(config.source, load_tokenizer_of(job)[1].hash, name, own_hash)
     return load_causal_lm(path, config.dtype, pick_device(config.device))
 
 

@@ -1,7 +1,7 @@
 """A job: one experiment, its artifacts, and the models that its stages share."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -165,7 +165,6 @@ class Job:
         if name in ("datastore", "train_scores"):
             own = self.experiment.datastore.model
             facts["identity"] = own if own in ("base", "dapt") else self.key_model.identity
-        as_large_as_memory = name == "lora" and not self.experiment.lora.budget_parameters
         if name in ("memory_scores", "fidelity") and self.plugged_memory is not None:
             facts["identity"] = self.hashes.folder(
                 self.plugged_memory, (*IDENTITY_SUFFIXES, ".npy")
@@ -175,11 +174,17 @@ class Job:
                 self.hashes.folder(path, (*IDENTITY_SUFFIXES, ".npy"))
                 for path in self.mixed_memories
             ]
-        if name == "memory" or as_large_as_memory:
+        if self.starts_a_memory([name]):
             facts["identity"] = self.init_model.identity if self.init_model else self._init
-        if as_large_as_memory:
+        if name == "lora" and self.starts_a_memory([name]):
             facts["blocks"] = self.experiment.memory_decoder.blocks
         return facts
+
+    def starts_a_memory(self, stages: Sequence[str]) -> bool:
+        """Tell whether a stage takes the start of the memory: to train it, or LoRA for its size."""
+        return "memory" in stages or (
+            "lora" in stages and not self.experiment.lora.budget_parameters
+        )
 
     @cached_property
     def init_model(self) -> ModelSource | None:

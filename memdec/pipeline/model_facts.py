@@ -29,7 +29,7 @@ class ModelFacts:
     """2 where embedding and head are stored apart."""
 
 
-EMBEDDED_FACTS = ModelFacts(134_515_008, 576, 49_152, 30)
+EMBEDDED_FACTS = ModelFacts(134_515_008, 576, 49_152, 30, max_positions=8192)
 """SmolLM2-135M, for plans made before it is fetched."""
 
 BYTES_PER_PARAMETER = 0.6

@@ -198,13 +198,14 @@ def _check_positions(job: Job, max_positions: int) -> None:
 def _check_prompt(job: Job, max_positions: int) -> None:
     """Refuse now what the continuations at the end of the run would refuse after the training."""
     config = job.experiment.evaluation
-    at_most = len(config.prompt.encode()) + 1 + config.new_tokens  # a token is a byte or more
-    if not config.prompt or not 0 < max_positions < at_most:
+    continued = {"memory_decoder", "dapt_memory"} & set(job.experiment.methods)
+    at_most = len(config.prompt.encode()) + 1 + config.new_tokens  # mostly a byte or more each
+    if not (config.prompt and continued and 0 < max_positions < at_most):
         return
-    from memdec.models.generation import check_room, encode_prompt
+    from memdec.models.generation import check_positions, encode_prompt
 
     prompt = encode_prompt(*load_tokenizer_of(job), config.prompt)
-    check_room(len(prompt), config.new_tokens, max_positions)
+    check_positions(len(prompt), config.new_tokens, max_positions)
 
 
 def measured_gflops() -> float:

@@ -41,12 +41,12 @@ def run_experiment(experiment: Experiment, root: Path, rank: int = 0) -> RunResu
     """
     job, methods = _open(experiment, root, rank)
     folder = root / "runs" / f"{experiment.name}-{_run_fingerprint(job, methods)}"
+    _check(job, stages_of(experiment, methods))
     if rank > 0:
         for stage in job.required(stages_of(experiment, methods)):
             if STAGES[stage].collective:
                 job.artifact(stage)
         return None
-    _check(job, stages_of(experiment, methods))
     records = [_record(job, method, folder / method.name / "record.json") for method in methods]
     return RunResult(folder, records)
 
@@ -80,7 +80,7 @@ def _open(experiment: Experiment, root: Path, rank: int) -> tuple[Job, list[Meth
 
 
 def _check(job: Job, stages: tuple[str, ...]) -> None:
-    """Refuse what cannot end well, before anything is made."""
+    """Refuse what cannot end well, before anything is made (but a converted base)."""
     check_room(job, make_plan(job, stages))
     check_vocabularies(job, job.required(stages))
 

@@ -178,8 +178,8 @@ def _fit_vocabulary(job: "Job", lm: Any, start: Path) -> None:
 
     (tokenizer, rules), own = load_tokenizer_of(job), load_tokenizer(start)
     if tokenizer_hash(own) != rules.hash:
-        transfer = job.experiment.memory_decoder.transfer
-        change_vocabulary(lm, own, tokenizer, transfer, job.experiment.seed)
+        rows = "copied" if job.experiment.memory_decoder.transfer == "copied" else "random"
+        change_vocabulary(lm, own, tokenizer, rows, job.experiment.seed)
 
 
 def _logger(job: "Job", stage: str) -> Any:

@@ -1,4 +1,4 @@
-"""Whether the memories that an experiment names split text into tokens as its base does."""
+"""Whether the models that an experiment names split text into tokens as its base does."""
 
 from collections.abc import Sequence
 
@@ -8,27 +8,29 @@ from memdec.pipeline.job import Job
 
 
 def check_vocabularies(job: Job, stages: Sequence[str]) -> None:
-    """Refuse a memory of another tokenizer before anything is computed for it.
+    """Refuse a model of another tokenizer before anything is computed for it.
 
     Args:
-        job: The run.
+        job: The run; its base is converted first where it has to be.
         stages: Those that it requires.
 
     Raises:
-        ConfigError: A memory that is plugged in has another tokenizer than the base, or one that
-            is trained on from has and no transfer was asked for.
+        ConfigError: A memory that is plugged in, or the model of the keys, has another tokenizer
+            than the base; or the model that the memory starts from has, and no transfer was asked
+            for.
     """
     plugged = []
     if "memory_scores" in stages and job.plugged_memory is not None:
         plugged.append(job.plugged_memory)
     if "mixture_scores" in stages:
         plugged += job.mixed_memories
-    starts = "memory" in stages or "lora" in stages  # by default, LoRA is as large as the memory
-    settings = job.experiment.memory_decoder
-    init = job.init_model.path if starts and job.init_model is not None else None
-    if settings.transfer != "refuse":
-        init = None
-    if not plugged and init is None:
+    alike = {}
+    if job.starts_a_memory(stages) and job.experiment.memory_decoder.transfer == "refuse":
+        alike["memory_decoder.init"] = job.init_model
+    if "datastore" in stages and job.experiment.datastore.model not in ("base", "dapt"):
+        alike["datastore.model"] = job.key_model
+    models = {key: model.path for key, model in alike.items() if model is not None and model.path}
+    if not plugged and not models:
         return
     from memdec.models.loading import load_tokenizer
     from memdec.models.memory import read_memory_facts
@@ -37,8 +39,13 @@ def check_vocabularies(job: Job, stages: Sequence[str]) -> None:
     base, own = job.experiment.model.source, load_tokenizer_of(job)[1].hash
     for memory in plugged:
         check_same_tokenizer(base, own, str(memory), read_memory_facts(memory)["tokenizer_hash"])
-    if init is not None and tokenizer_hash(load_tokenizer(init)) != own:
-        raise ConfigError(
-            f"memory_decoder.init {settings.init} has another tokenizer than the base {base}; to "
-            "move it to the base's vocabulary, run again with memory_decoder.transfer=copied."
-        )
+    for key, path in models.items():
+        if tokenizer_hash(load_tokenizer(path)) != own:
+            raise ConfigError(f"{key} {path} has another tokenizer than the base {base}; {DO[key]}")
+
+
+DO = {
+    "memory_decoder.init": "to move it to the base's vocabulary, run again with "
+    "memory_decoder.transfer=copied.",
+    "datastore.model": "its keys would stand for other tokens: give a model with the base's.",
+}

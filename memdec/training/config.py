@@ -24,7 +24,7 @@ class MemoryDecoderConfig:
     """Transformer blocks kept of the starting model, evenly spread; 0 for all."""
     transfer: str = "refuse"
     """What an init of another vocabulary gets: refuse; copied or random rows beside its body; or
-    scratch, new weights throughout, which shows what the body is worth."""
+    scratch, new weights throughout (also in its own vocabulary), to see what the body is worth."""
     beta: float = 0.5
     """Weight of KL(kNN || memory); 1 - beta weighs the cross-entropy. 0 needs no kNN targets."""
     divergence: str = "kl"
@@ -42,6 +42,12 @@ class MemoryDecoderConfig:
         check_share("memory_decoder.beta", self.beta)
         check_at_least("memory_decoder.blocks", self.blocks, 0)
         check_choice("memory_decoder.transfer", self.transfer, TRANSFERS)
+        if self.transfer != "refuse" and self.init in ("base", "scratch"):
+            raise ConfigError(
+                f"memory_decoder.transfer is {self.transfer} but memory_decoder.init is "
+                f"{self.init}, which needs none; give the directory of a memory as init, or leave "
+                "transfer out."
+            )
         check_choice("memory_decoder.vocabulary", self.vocabulary, ("corpus", "full"))
         check_choice("memory_decoder.divergence", self.divergence, DIVERGENCE_NAMES)
         check_choice("memory_decoder.gating", self.gating, ("none", "gold", "largest"))

@@ -7,6 +7,7 @@ import pytest
 
 from memdec.errors import ConfigError, DataError
 from memdec.methods.config import MemoryMixtureConfig
+from memdec.methods.memory_mixture import short_names
 from memdec.methods.registry import METHODS
 from memdec.pipeline.runner import run_experiment
 from memdec.training.config import MemoryDecoderConfig, TrainerConfig
@@ -124,11 +125,27 @@ def test_memories_are_mixed_with_weights_of_their_own(tiny_experiment, tmp_path)
     (record,) = run_experiment(experiment, tmp_path).records
     alone = records["good"]["metrics"]["validation/nll"]
     assert record["metrics"]["validation/nll"] <= alone + 1e-6
-    weights = {name: record["tuned"][f"weight of {path}"] for name, path in exports.items()}
+    weights = {
+        name: record["tuned"][f"weight of {path.split('/')[-2]}"] for name, path in exports.items()
+    }
     assert weights["good"] > 2 * weights["poor"]
     base, deployed = records["good"]["budget"]["trained_parameters"], record["budget"]["parameters"]
     assert deployed == 3 * base
     assert record["alpha"] == pytest.approx(sum(record["tuned"].values()))
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["/a/memories/law", "/a/memories/news"], ["law", "news"]),
+        (["memory/1f/export", "memory/2e/export/"], ["1f", "2e"]),
+        (["../one/export", "other/deep/export"], ["../one", "other/deep"]),
+        (["memory/1f/export"], ["memory/1f/export"]),
+        (["law", "law/export"], ["law", "law/export"]),
+    ],
+)
+def test_memories_are_named_by_what_tells_them_apart(paths, names):
+    assert short_names(paths) == names
 
 
 def test_a_mixture_without_memories_is_refused(tiny_experiment):

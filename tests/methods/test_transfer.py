@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from memdec.errors import ConfigError
 from memdec.models.loading import load_causal_lm
 from memdec.models.memory import load_memory
 from memdec.pipeline.job import Job
@@ -33,10 +34,20 @@ def test_a_transfer_keeps_the_body_and_scratch_keeps_nothing(memory_of, tiny_mod
     old = dict(load_causal_lm(tiny_model("gemma3"), "float32", CPU).named_parameters())
     new = {transfer: memory_of(transfer) for transfer in ("copied", "random", "scratch")}
     rows = "model.embed_tokens.weight"
-    body = "model.layers.0.mlp.up_proj.weight"
+    body = [name for name in old if name.endswith("_proj.weight")]
+    assert len(body) == 2 * 7
     for transfer, parameters in new.items():
         assert parameters.keys() == old.keys()
-        assert torch.allclose(parameters[body], old[body], atol=1e-9) == (transfer != "scratch")
-    assert len({tuple(parameters[rows].shape) for parameters in new.values()}) == 1
-    for one, other in [("copied", "random"), ("copied", "scratch"), ("random", "scratch")]:
-        assert not torch.allclose(new[one][rows], new[other][rows], atol=1e-3)
+        for name in body:
+            kept = torch.allclose(parameters[name], old[name], atol=1e-9)
+            assert kept == (transfer != "scratch")
+    assert new["copied"][rows].shape == new["random"][rows].shape == new["scratch"][rows].shape
+    assert not torch.allclose(new["copied"][rows], new["random"][rows], atol=1e-3)
+
+
+@pytest.mark.parametrize("init", ["base", "scratch"])
+def test_a_transfer_of_what_has_the_bases_vocabulary_is_refused(init):
+    with pytest.raises(
+        ConfigError, match=rf"transfer is copied but memory_decoder\.init is {init}"
+    ):
+        MemoryDecoderConfig(init=init, transfer="copied")

@@ -165,6 +165,14 @@ def test_what_an_index_or_the_model_cannot_do_is_refused_before_any_work(
     assert not made
 
 
+def test_a_prompt_matters_where_it_is_continued_and_only_if_it_is_too_long(finished, memdec):
+    long = "evaluation.prompt=" + "of the " * 30  # 210 bytes, so that its tokens are counted
+    assert memdec("plan", "tiny.yaml", long, "evaluation.new_tokens=2", cwd=finished).code == 0
+    more = (long, "evaluation.new_tokens=128")
+    assert memdec("plan", "tiny.yaml", *more, cwd=finished).code == 2
+    assert memdec("plan", "tiny.yaml", *more, "methods=[base,knn_lm]", cwd=finished).code == 0
+
+
 @pytest.mark.parametrize(
     "words", [("--train-tokens", "1.5"), ("--train-tokens", "many"), ("--gflops", "0")]
 )

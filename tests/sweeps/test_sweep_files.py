@@ -19,7 +19,8 @@ HEADER = re.compile(r"# Runs: (\d+)\. Trainings: (\d+)\. Shared: ([a-z_, ]+)\.")
 ROW = re.compile(r"\| \[`(.+?)`\]\((.+?)\) \| `(.+?)` \| (\S+) \| (\d+) \| (\d+) \|")
 
 
-CORPORA = ("wikitext2", "pubmed", "fomc_minutes", "cuad")
+DOMAINS = ("pubmed", "fomc_minutes", "cuad")
+CORPORA = ("wikitext2", *DOMAINS)
 MODELS = ("gemma3-270m", "qwen2.5-coder-0.5b", "qwen2.5-coder-1.5b")
 
 
@@ -32,7 +33,7 @@ def given(tmp_path_factory, tiny_model):
             path = folder / "corpora" / name / f"{split}.jsonl.gz"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(gzip.compress(b'{"text": "%d"}' % number))
-    memories = ("memory", *(f"memories/{name}" for name in CORPORA))
+    memories = ("memory", *(f"memories/{name}" for name in DOMAINS))
     for number, name in enumerate((*MODELS, *memories)):
         shutil.copytree(tiny_model("llama"), folder / name)
         (folder / name / "number.txt").write_text(str(number))
