@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from memdec.results.printed import Heading, Table, cell_text
 from memdec.results.record import Record
-from memdec.results.svg import Axis, Chart, Point, style_of
+from memdec.results.svg import NUM_STYLES, Axis, Chart, Point, style_of
 
 _MOST_OF_A_KIND = 6
 PERPLEXITY = "test/perplexity"
@@ -60,7 +60,7 @@ def _dots(table: Table, index: int, heading: Heading) -> Figure | None:
     names = [f"{r.group} {r.label}".strip() if len(groups) > 1 else r.label for r, _, _ in shown]
     x = Axis.around([value for bar in bars for value in bar], heading.label)
     y = Axis(low=-0.6, high=len(shown) - 0.4, label="")
-    left = min(30 + 7.8 * max(map(len, names)), 260)
+    left = min(30 + 7.8 * max(map(len, names)), 280)
     chart = Chart(title=heading.label, x=x, y=y, left=left, names=names)
     for place, ((row, cell, mean), (low, _, high)) in enumerate(zip(shown, bars, strict=True)):
         style = style_of(row.method)
@@ -69,7 +69,9 @@ def _dots(table: Table, index: int, heading: Heading) -> Figure | None:
         chart.dot((mean, place), style, f"{names[place]}: {words}")
         near_right = x.share(mean) > 0.8
         chart.text((mean, place), f"{mean:,.{heading.column.digits}f}", _anchor(near_right), 11)
-    return _figure(table, "dots", heading.label, chart, "Bars: 95% interval, or spread over seeds.")
+    has_bars = any(low < high for low, _, high in bars)
+    caption = "Bars: 95% interval, or spread over seeds." if has_bars else ""
+    return _figure(table, "dots", heading.label, chart, caption)
 
 
 def _setting_curve(table: Table, index: int, heading: Heading) -> Figure | None:
@@ -90,8 +92,9 @@ def _setting_curve(table: Table, index: int, heading: Heading) -> Figure | None:
         x=x,
         y=Axis.around([point[1] for point in points], "Test perplexity"),
     )
-    for (group, method), line in series.items():
-        style = style_of(method)
+    one_each = len({method for _, method in series}) == len(series)
+    for place, ((group, method), line) in enumerate(series.items()):
+        style = style_of(method) if one_each else f"s{1 + place % NUM_STYLES}"
         chart.line(sorted(line), style)
         for point in line:
             chart.dot(point, style, f"{label} {point[0]:g}: {point[1]:.{heading.column.digits}f}")
@@ -130,8 +133,8 @@ def _alpha_curve(table: Table, records: list[Record]) -> Figure | None:
         if record.alpha is not None and chosen is not None:
             words = f"{record.name}: alpha {record.alpha:.2f} gives {chosen:.2f}"
             chart.dot((record.alpha, chosen), style, words)
-            chart.text((record.alpha, chosen), f"{chosen:.2f}", "middle", -20)
-        chart.legend.append((style, "dot", record.name))
+        words = record.name if chosen is None else f"{record.name} {chosen:.2f}"
+        chart.legend.append((style, "dot", words))
     chart.legend += [(style_of(mixing[0].method), kind, w) for kind, w in _SPLITS]
     caption = "Each mark is the alpha chosen on validation text; the base alone is alpha 0."
     return _figure(table, "alpha", _run_words(records), chart, caption)

@@ -12,6 +12,8 @@ WIDTH, HEIGHT = 560, 340
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 18, 44, 48
 _CHARACTER = 8.0  # mean width of a 14 px letter
 Point = tuple[float, float]
+NUM_STYLES = 8
+"""Classes s1 to s8 of figure.css; s0 is the base's grey."""
 
 METHOD_STYLES = {
     "base": "s0",
@@ -20,12 +22,14 @@ METHOD_STYLES = {
     "dapt": "s3",
     "lora": "s4",
     "in_context_rag": "s5",
+    "dapt_memory": "s6",
+    "adaptive_alpha": "s7",
 }
 
 
 def style_of(method: str) -> str:
     """Return the class that gives a method its one colour and shape in every figure."""
-    return METHOD_STYLES.get(method, "s6")
+    return METHOD_STYLES.get(method, "s8")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,16 +155,24 @@ class Chart:
         return parts
 
     def _legend(self) -> list[str]:
-        parts, x = [], 14.0
-        for style, kind, words in self.legend:
-            mark = (
-                f'<g class="{style} dot" transform="translate({x + 7:.1f} 20)">{_mark(style)}</g>'
+        places, row, x = [], 0, 14.0
+        for _, kind, words in self.legend:
+            mark = 20 if kind == "dot" else 26
+            width = mark + len(words) * _CHARACTER
+            if x > 14 and x + width > WIDTH:
+                row, x = row + 1, 14.0
+            places.append((x, row, x + mark))
+            x += width + 16
+        first = 20 - 9 * row  # more rows are drawn closer to the edge
+        parts = []
+        for (style, kind, words), (x, row, text_x) in zip(self.legend, places, strict=True):
+            y = first + 20 * row
+            mark_of = (
+                f'<g class="{style} dot" transform="translate({x + 7:.1f} {y})">{_mark(style)}</g>'
                 if kind == "dot"
-                else f'<path class="{style} {kind}" d="M{x:.1f} 20h20"/>'
+                else f'<path class="{style} {kind}" d="M{x:.1f} {y}h20"/>'
             )
-            x += 20 if kind == "dot" else 26
-            parts.append(f'{mark}<text x="{x:.1f}" y="24">{escape(words)}</text>')
-            x += len(words) * _CHARACTER + 16
+            parts.append(f'{mark_of}<text x="{text_x:.1f}" y="{y + 4}">{escape(words)}</text>')
         return parts
 
 
@@ -192,5 +204,8 @@ def _mark(style: str) -> str:
         "s3": '<path d="M0-7 6.5 0 0 7-6.5 0z"/>',
         "s4": '<path d="M-6-4H6L0 7z"/>',
         "s5": '<rect x="-6" y="-3.5" width="12" height="7" rx="3.5"/>',
+        "s6": '<path d="M-2-6h4v4h4v4h-4v4h-4v-4h-4v-4h4z"/>',
+        "s7": '<path d="M0-6 6-1 4 6H-4L-6-1z"/>',
+        "s8": '<rect x="-3" y="-6" width="6" height="12"/>',
     }
     return shapes.get(style, '<circle r="6"/>')

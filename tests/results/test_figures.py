@@ -6,7 +6,7 @@ import pytest
 
 from memdec.results.figures import figures_of
 from memdec.results.specs import Column, Selector, TableSpec
-from memdec.results.svg import Axis, Chart, short, standalone
+from memdec.results.svg import WIDTH, Axis, Chart, short, standalone
 from memdec.results.tables import build_tables
 
 ALPHA = {
@@ -135,3 +135,32 @@ def test_ticks_are_short():
         "135M",
         "2B",
     ]
+
+
+def test_a_long_legend_goes_on_in_a_row_of_its_own():
+    chart = Chart(title="t", x=Axis(low=0, high=1, label="x"), y=Axis(low=0, high=1, label="y"))
+    chart.legend = [(f"s{i}", "dot", "a name of some length") for i in range(4)]
+    texts = re.findall(r'<text x="([\d.]+)" y="(\d+)">a name', chart.svg())
+    assert len({y for _, y in texts}) == 2
+    assert max(float(x) for x, _ in texts) + 8 * len("a name of some length") <= WIDTH
+
+
+def test_lines_of_one_method_are_told_apart(make_record):
+    field = "config.knn.k"
+    records = [
+        make_record(
+            15.0 + k + share,
+            method="memory_decoder",
+            fingerprint=f"{k}{int(share * 10):07d}",
+            config={"knn": {"k": k, "lm_share": share}},
+        )
+        for k in (1, 2)
+        for share in (0.0, 0.5)
+    ]
+    groups = [
+        Selector(label=f"share {share}", where={"config.knn.lm_share": share})
+        for share in (0.0, 0.5)
+    ]
+    rows = [Selector(by=field, label="k = {value}", where={"method": "memory_decoder"})]
+    (drawn,) = figures(plain(curve=field, rows=rows, groups=groups), records).values()
+    assert len(set(re.findall(r'<polyline class="(\w+) line"', drawn.svg))) == 2
