@@ -163,8 +163,13 @@ def rag_scores(job: "Job", out: ArtifactWriter) -> None:
     """Score validation and test with the base behind passages of the training text."""
     from memdec.datastore.passages import PassageIndex, cut_passages
     from memdec.evaluation.passage_scores import Retriever, score_split_with_passages
+    from memdec.pipeline.model_facts import read_model_facts
 
     config, (tokenizer, rules) = job.experiment.in_context_rag, load_tokenizer_of(job)
+    max_inputs = job.experiment.corpus.block_size + config.passage_tokens
+    positions = read_model_facts(job.model_path).max_positions - int(rules.bos_on_each_window)
+    if 0 < positions < max_inputs:  # the oldest context makes room, as in the paper's 1,024
+        max_inputs = positions
     starts = job.artifact("tokens").array("train_document_starts")
     passages = cut_passages(
         stream_of(job, "train"), starts, config.passage_tokens, rules.separator_id
@@ -185,7 +190,7 @@ def rag_scores(job: "Job", out: ArtifactWriter) -> None:
             base_of(job),
             retriever,
             every_tokens=config.every_tokens,
-            block_size=job.experiment.corpus.block_size,
+            max_inputs=max_inputs,
             batch_size=job.experiment.model.batch_size,
         )
     out.info(num_passages=len(passages))

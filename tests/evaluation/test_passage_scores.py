@@ -13,11 +13,12 @@ from memdec.evaluation.passage_scores import (
     make_groups,
     make_room,
     score_split_with_passages,
+    share_passes,
 )
 from memdec.models.loading import load_causal_lm, load_tokenizer
 from memdec.models.tokenizer import read_token_rules
 
-NUM_TOKENS, BLOCK, STRIDE, EVERY, QUERY = 50, 17, 9, 4, 5
+NUM_TOKENS, BLOCK, STRIDE, EVERY, QUERY = 90, 37, 23, 4, 5
 PASSAGES = [np.arange(10, 10 + length, dtype=np.uint32) for length in (3, 11, 7)]
 
 
@@ -37,6 +38,13 @@ def test_room_is_made_at_the_old_end_of_the_context():
     assert make_room(Window(3, 18, 22), 6) == Window(15, 18, 22)
 
 
+def test_groups_of_one_start_and_passage_share_a_pass():
+    groups = [Window(0, 1, 5), Window(0, 5, 9), Window(0, 9, 13), Window(4, 13, 17)]
+    passes, places = share_passes(groups, np.array([2, -1, 2, 2], np.int32))
+    assert passes == [(Window(0, 1, 13), 2), (Window(0, 5, 9), -1), (Window(4, 13, 17), 2)]
+    assert places.tolist() == [0, 1, 0, 2]
+
+
 class Fixed:
     """Finds a passage from what the query says; every fourth query finds none."""
 
@@ -45,7 +53,7 @@ class Fixed:
         return np.array([sum(query) % 4 - 1 for query in queries], np.int32)
 
 
-def by_hand(lm, tokens, bos):
+def by_hand(lm, tokens, bos, max_inputs):
     """Score position by position: its group's query, its passage, what fits of the context."""
     log_probs, numbers = [], []
     for window in make_windows(NUM_TOKENS, BLOCK, STRIDE):
@@ -54,7 +62,7 @@ def by_hand(lm, tokens, bos):
             number = int(tokens[max(0, first - QUERY) : first].sum()) % 4 - 1
             passage = PASSAGES[number].tolist() if number >= 0 else []
             last = min(first + EVERY, window.end) - 1
-            room = BLOCK - len(passage)
+            room = max_inputs - len(passage)
             context = tokens[max(window.start, last - room) : position].tolist()
             with torch.no_grad():
                 logits_V = lm(torch.tensor([bos + passage + context])).logits[0, -1]
@@ -65,7 +73,8 @@ def by_hand(lm, tokens, bos):
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma3"])
 @pytest.mark.parametrize("batch_size", [1, 5])
-def test_scores_are_those_of_one_pass_a_token(tiny_model, tmp_path, kind, batch_size):
+@pytest.mark.parametrize("max_inputs", [BLOCK, BLOCK + 5, BLOCK + 11])
+def test_scores_are_those_of_one_pass_a_token(tiny_model, tmp_path, kind, batch_size, max_inputs):
     path = tiny_model(kind)
     lm = load_causal_lm(path, "float32", torch.device("cpu"))
     rules = read_token_rules(load_tokenizer(path))
@@ -84,12 +93,12 @@ def test_scores_are_those_of_one_pass_a_token(tiny_model, tmp_path, kind, batch_
         lm,
         retriever,
         every_tokens=EVERY,
-        block_size=BLOCK,
+        max_inputs=max_inputs,
         batch_size=batch_size,
     )
     assert rules.bos_on_each_window == (kind == "gemma3")
     bos = [rules.bos_id] if kind == "gemma3" else []
-    log_probs, numbers = by_hand(lm, tokens, bos)
+    log_probs, numbers = by_hand(lm, tokens, bos, max_inputs)
     assert set(numbers) == {-1, 0, 1, 2}
     assert np.load(tmp_path / "test_passages.npy").tolist() == numbers
     found = np.load(tmp_path / "test_gold_log_probs.npy")
@@ -104,7 +113,7 @@ def test_no_input_is_longer_than_the_window(tiny_model, tmp_path, monkeypatch):
     lm.base_model.register_forward_pre_hook(
         lambda _, __, named: widths.append(named["input_ids"].shape[1]), with_kwargs=True
     )
-    tokens = np.arange(5, 55, dtype=np.uint32)
+    tokens = np.arange(5, 5 + NUM_TOKENS, dtype=np.uint32)
     longest = SimpleNamespace(best=lambda queries: np.ones(len(queries), np.int32))
     score_split_with_passages(
         ArtifactWriter(tmp_path),
@@ -115,7 +124,7 @@ def test_no_input_is_longer_than_the_window(tiny_model, tmp_path, monkeypatch):
         lm,
         Retriever(passages=PASSAGES, index=longest, decode=list, query_tokens=QUERY),
         every_tokens=EVERY,
-        block_size=BLOCK,
+        max_inputs=BLOCK,
         batch_size=3,
     )
     assert max(widths) == BLOCK + 1  # and the BOS

@@ -1,4 +1,5 @@
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ from memdec.corpus.config import CorpusConfig
 from memdec.errors import ConfigError, MissingExtraError
 from memdec.methods.config import InContextRagConfig
 from memdec.models.loading import load_tokenizer
+from memdec.pipeline.builders import base_of
 from memdec.pipeline.experiment import Experiment
 from memdec.pipeline.job import Job
 from memdec.pipeline.runner import run_experiment
@@ -36,6 +38,22 @@ def test_the_stage_finds_a_passage_that_says_what_the_context_says(tiny_experime
     query = set(tokenizer.decode(test[21 - 16 : 21].tolist()).lower().replace(".", "").split())
     shared = [len(query & set(t.lower().replace(".", "").split()) - {"the"}) for t in texts]
     assert shared[numbers[5]] > np.mean(shared)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_a_passage_takes_room_from_the_context_only_where_the_model_has_no_more(
+    tiny_experiment, tmp_path, kind
+):
+    config = InContextRagConfig(passage_tokens=90)
+    experiment = tiny_experiment(kind, in_context_rag=config)
+    corpus = replace(experiment.corpus, block_size=100, stride=50, train_stride=50)
+    job = Job(replace(experiment, corpus=corpus), tmp_path)
+    widths = []
+    with base_of(job).base_model.register_forward_pre_hook(
+        lambda _, __, named: widths.append(named["input_ids"].shape[1]), with_kwargs=True
+    ):
+        job.artifact("rag_scores")
+    assert max(widths) == 128  # the model's positions, not the 190 asked for
 
 
 @pytest.mark.parametrize(("passage", "fits"), [(28, True), (29, False)])
