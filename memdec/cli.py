@@ -120,9 +120,9 @@ def _plan(options: Any) -> int:
     from memdec.pipeline.experiment import load_experiment
     from memdec.pipeline.job import Job, artifacts_root
     from memdec.pipeline.plan import check_room, make_plan, measured_gflops
+    from memdec.pipeline.preflight import check_models
     from memdec.pipeline.show import show_plan
     from memdec.pipeline.stages import stages_of
-    from memdec.pipeline.vocabularies import check_vocabularies
 
     experiment = load_experiment(options.experiment, options.settings)
     job = Job(experiment, artifacts_root())
@@ -131,7 +131,7 @@ def _plan(options: Any) -> int:
         raise ConfigError(f"--gflops must be above 0, got {options.gflops}.")
     plans = make_plan(job, stages, options.train_tokens)
     if job.is_given("model"):  # a plan makes nothing, not even the model whose tokenizer it is
-        check_vocabularies(job, job.required(stages))
+        check_models(job, job.required(stages))
     if options.gflops is None:
         show_plan(plans, measured_gflops(), "this CPU's speed in float32 (a GPU's: --gflops)")
     else:

@@ -338,6 +338,14 @@ def test_keys_of_another_tokenizer_are_refused_before_any_work(
     assert not list(tmp_path.glob("artifacts/*/*"))
 
 
+def test_a_lora_budget_below_rank_1_is_refused_before_any_work(memdec, experiment, tmp_path):
+    for verb in ("run", "plan"):
+        words = ["methods=[base,lora]", "lora.budget_parameters=935"]
+        ended = memdec(verb, experiment, *words, cwd=tmp_path)
+        assert_refused(ended, "lora.budget_parameters is 935", "at least 936")
+    assert not list(tmp_path.glob("artifacts/*/*"))
+
+
 def test_an_unknown_verb_or_flag_exits_with_two(memdec, tmp_path):
     for arguments in (["rnu", "x.yaml"], ["report", "--recods=x"], []):
         ended = memdec(*arguments, cwd=tmp_path)

@@ -60,6 +60,24 @@ def load_causal_lm(path: Path, dtype: str, device: torch.device) -> "PreTrainedM
     return lm.eval()
 
 
+def load_skeleton(path: Path) -> nn.Module:
+    """Return the modules of a causal LM with shapes and no weights.
+
+    Raises:
+        DataError: The directory is missing or is no causal language model.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    _check_folder(path)
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(
+                AutoConfig.from_pretrained(path, local_files_only=True)
+            )
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{path} is not a loadable causal LM: {_first_line(error)}") from None
+
+
 def load_tokenizer(path: Path) -> Any:
     """Load the tokenizer that stands in a model directory.
 

@@ -14,9 +14,9 @@ from memdec.methods.registry import METHODS
 from memdec.pipeline.experiment import Experiment
 from memdec.pipeline.job import Job
 from memdec.pipeline.plan import check_room, make_plan
+from memdec.pipeline.preflight import check_models
 from memdec.pipeline.shards import Shard
 from memdec.pipeline.stages import STAGES, stages_of
-from memdec.pipeline.vocabularies import check_vocabularies
 
 Record = dict[str, Any]
 
@@ -82,7 +82,7 @@ def _open(experiment: Experiment, root: Path, rank: int) -> tuple[Job, list[Meth
 def _check(job: Job, stages: tuple[str, ...]) -> None:
     """Refuse what cannot end well, before anything is made (but a converted base)."""
     check_room(job, make_plan(job, stages))
-    check_vocabularies(job, job.required(stages))
+    check_models(job, job.required(stages))
 
 
 def _run_fingerprint(job: Job, methods: list[Method]) -> str:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from memdec.errors import ConfigError, DataError, MissingExtraError
-from memdec.models.loading import body_output
+from memdec.models.loading import body_output, load_skeleton
 from memdec.models.lora import add_lora, load_lora, parameters_per_rank, solve_rank
 from memdec.models.memory import initial_lm
 
@@ -30,9 +30,10 @@ def start(tiny_model):
 
 
 @pytest.mark.parametrize("kind", PER_RANK)
-def test_a_rank_costs_the_widths_of_all_projections(start, kind):
+def test_a_rank_costs_the_widths_of_all_projections(start, tiny_model, kind):
     lm = start(kind)
     assert parameters_per_rank(lm) == PER_RANK[kind]
+    assert parameters_per_rank(load_skeleton(tiny_model(kind))) == PER_RANK[kind]
     add_lora(lm, rank=3, scale=2.0, seed=1)
     trained = {name: p.numel() for name, p in lm.named_parameters() if p.requires_grad}
     assert sum(trained.values()) == 3 * PER_RANK[kind]

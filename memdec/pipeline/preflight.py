@@ -1,4 +1,4 @@
-"""Whether the models that an experiment names split text into tokens as its base does."""
+"""What can be told about an experiment's models before anything is computed for it."""
 
 from collections.abc import Sequence
 
@@ -7,8 +7,8 @@ from memdec.pipeline.builders import load_tokenizer_of
 from memdec.pipeline.job import Job
 
 
-def check_vocabularies(job: Job, stages: Sequence[str]) -> None:
-    """Refuse a model of another tokenizer before anything is computed for it.
+def check_models(job: Job, stages: Sequence[str]) -> None:
+    """Refuse a model of another tokenizer, and LoRA that cannot fit its base.
 
     Args:
         job: The run; its base is converted first where it has to be.
@@ -17,8 +17,14 @@ def check_vocabularies(job: Job, stages: Sequence[str]) -> None:
     Raises:
         ConfigError: A memory that is plugged in, or the model of the keys, has another tokenizer
             than the base; or the model that the memory starts from has, and no transfer was asked
-            for.
+            for; or not even rank 1 of LoRA is within lora.budget_parameters.
     """
+    _check_tokenizers(job, stages)
+    if "lora" in stages:
+        _check_lora(job)
+
+
+def _check_tokenizers(job: Job, stages: Sequence[str]) -> None:
     plugged = []
     if "memory_scores" in stages and job.plugged_memory is not None:
         plugged.append(job.plugged_memory)
@@ -42,6 +48,15 @@ def check_vocabularies(job: Job, stages: Sequence[str]) -> None:
     for key, path in models.items():
         if tokenizer_hash(load_tokenizer(path)) != own:
             raise ConfigError(f"{key} {path} has another tokenizer than the base {base}; {DO[key]}")
+
+
+def _check_lora(job: Job) -> None:
+    from memdec.models.loading import load_skeleton
+    from memdec.models.lora import parameters_per_rank, solve_rank
+
+    per_rank = parameters_per_rank(load_skeleton(job.model_path))
+    if job.experiment.lora.budget_parameters:  # else a memory's size, far above
+        solve_rank(per_rank, job.experiment.lora.budget_parameters)
 
 
 DO = {
