@@ -103,7 +103,7 @@ class _Stages:
         queries = torch.arange(min(INDEX_QUERIES, num_rows))
         shape = (len(queries), k)
         found = Found(np.empty(shape, np.int64), np.empty(shape, np.float32))
-        searched = seconds(lambda: index.one_sided(found, queries))
+        searched = seconds(lambda: index.one_sided(found, self._keys_ND, queries, queries))
         return search.flops(num_rows, width, k) / (made + searched * num_rows / len(queries))
 
     def encode(self) -> Cost:

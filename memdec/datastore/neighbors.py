@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memdec.artifacts.artifact import ArtifactWriter
-from memdec.datastore.search import find_neighbors, search_neighbors
+from memdec.datastore.search import find_neighbors
 from memdec.datastore.search_config import SearchConfig
 from memdec.errors import ConfigError
 from memdec.progress import track
@@ -56,10 +56,17 @@ def build_neighbors(
 
 
 def build_query_neighbors(
-    out: ArtifactWriter, queries: dict[str, Keys], keys_ND: Keys, k_max: int, device: str
+    out: ArtifactWriter,
+    queries: dict[str, Keys],
+    keys_ND: Keys,
+    values_N: NDArray[np.uint32],
+    k_max: int,
+    config: SearchConfig,
+    device: str,
 ) -> None:
     """Write SPLIT_rows and SPLIT_sq_distances [Q, K] of each split's queries; none is excluded."""
     num_cached = min(k_max, len(keys_ND))
+    facts = {}
     for split, queries_QD in queries.items():
         shape = (len(queries_QD), num_cached)
         found = (
@@ -67,7 +74,14 @@ def build_query_neighbors(
             out.array(f"{split}_sq_distances", shape, np.float32),
         )
         with track(len(queries_QD), "queries", f"searching for {split}") as advance:
-            search_neighbors(
-                queries_QD, keys_ND, num_cached, device=device, advance=advance, out=found
+            facts[split] = find_neighbors(
+                keys_ND,
+                values_N,
+                num_cached,
+                config,
+                out=found,
+                queries_QD=queries_QD,
+                device=device,
+                advance=advance,
             )
-    out.info(search="exact", recall=1.0, k_max=num_cached)
+    out.info(**facts, k_max=num_cached)

@@ -99,21 +99,29 @@ def find_neighbors(
     config: SearchConfig,
     *,
     out: tuple[Array, Array],
-    rows: range,
+    rows: range | None = None,
+    queries_QD: Keys | None = None,
     device: str | torch.device = "cpu",
     advance: Advance = ignore,
 ) -> dict[str, Any]:
-    """Search some rows among all, each without itself, the way the config says; return facts.
+    """Search some rows among all, or queries among the rows, the way the config says.
 
-    Fills `out` (rows, squared distances) for `rows`. The facts name the method, its recall and, if
+    Fills `out` (rows, squared distances) for `rows` of the keys (all when None), each without
+    itself; or, where `queries_QD` is given, for all queries, with nothing left out. The facts
+    returned name the method, its recall and, if
     it is approximate, how far the targets are from exact ones; a slot that the index could not
     fill then holds row -1 at distance +inf. No row is left without any neighbor.
 
     Raises:
         ConfigError: k, or a setting of the index, does not fit the number of rows.
-        DataError: A key is not finite.
+        DataError: A key or query is not finite, or the widths differ.
     """
     method = config.method_for(len(keys_ND))
+    exact = {"search": "exact", "recall": 1.0}
+    if method == "exact" and queries_QD is not None:
+        search_neighbors(queries_QD, keys_ND, k, device=device, advance=advance, out=out)
+        return exact
+    rows = rows or range(len(keys_ND if queries_QD is None else queries_QD))
     if method == "exact":
         exact_neighbors(
             keys_ND,
@@ -124,32 +132,28 @@ def find_neighbors(
             advance=advance,
             out=out,
         )
-        return {"search": "exact", "recall": 1.0}
-    _check_k(k, len(keys_ND) - 1)
+        return exact
+    _check_k(k, len(keys_ND) - (queries_QD is None))
     from memdec.datastore.search_faiss import FaissSearch
     from memdec.datastore.search_report import compare_with_exact
 
     found = Found(*out, rows.start)
+    wanted = torch.arange(rows.start, rows.stop)
     search = FaissSearch(keys_ND, k, method, config)
-    search.one_sided(found, torch.arange(rows.start, rows.stop), advance)
+    own_rows = wanted if queries_QD is None else None
+    source = keys_ND if queries_QD is None else queries_QD
+    search.one_sided(found, source, wanted, own_rows, advance)
+    # Without any neighbor a row would have no target. Those are alone in all lists visited: few.
+    empty = torch.from_numpy(np.flatnonzero(out[0][:, 0] < 0)) + rows.start
+    if len(empty):
+        own = empty if queries_QD is None else None
+        TiledSearch(keys_ND, k).one_sided(Found(*out, rows.start), source, empty, own)
     facts = {
         "search": search.description,
         "num_probes": config.num_probes,
-        "rescued_rows": _rescue(keys_ND, k, out, rows),
+        "rescued_rows": len(empty),
     }
-    return facts | compare_with_exact(found, rows, keys_ND, values_N, config)
-
-
-def _rescue(keys_ND: Keys, k: int, out: tuple[Array, Array], rows: range) -> int:
-    """Search rows without any neighbor exactly, as they would have no target; return their number.
-
-    They are those alone in all lists that were visited: a few at most.
-    """
-    empty = torch.from_numpy(np.flatnonzero(out[0][:, 0] < 0)) + rows.start
-    if len(empty):
-        found = Found(*out, rows.start)
-        TiledSearch(keys_ND, k).one_sided(found, keys_ND, empty, own_rows=empty)
-    return len(empty)
+    return facts | compare_with_exact(found, rows, keys_ND, values_N, config, queries_QD)
 
 
 def _one_sided_search(keys_ND: Keys, k: int, device: torch.device) -> TiledSearch | TopkSearch:

@@ -17,10 +17,7 @@ KMEANS_ROWS_PER_LIST = 256
 
 @dataclass(frozen=True, kw_only=True)
 class SearchConfig:
-    """Exact search, or FAISS inverted lists for a datastore too large for it.
-
-    Queries of held-out text are always searched exactly: their number does not grow with N.
-    """
+    """Exact search, or FAISS inverted lists for a datastore too large for it."""
 
     method: str = "auto"
     """exact; ivf_flat; ivf_pq (compressed, candidates re-ranked exactly); auto: exact if it can."""
@@ -79,25 +76,27 @@ class SearchConfig:
                 f"{least:,}; raise it, lower search.num_lists, or use search.method=exact."
             )
 
-    def flops(self, num_rows: int, key_width: int, k: int) -> float:
-        """Estimate the operations of searching every row among all.
+    def flops(self, num_rows: int, key_width: int, k: int, num_queries: int | None = None) -> float:
+        """Estimate the operations of searching queries, or every row (None), among all rows.
 
-        Exact: half of all pairs, as distances are symmetric. An index: k-means for its lists, each
-        row against all lists twice (to store it and to search), then the share of rows in the lists
-        visited, a table lookup counting as one operation; for ivf_pq also the tables and the exact
+        Exact: all pairs; of rows half, as distances are symmetric. An index: k-means for its lists,
+        each row and each query against all lists, then the share of rows in the lists visited, a
+        table lookup counting as one operation; for ivf_pq also the tables and the exact
         distances of the candidates. Memory traffic is not counted, and an index has much of it.
         """
         method = self.method_for(num_rows)
         if method == "exact":
-            return 1.0 * num_rows**2 * key_width
+            pairs = num_rows**2 / 2 if num_queries is None else num_rows * num_queries
+            return 2.0 * pairs * key_width
+        searched = num_rows if num_queries is None else num_queries
         num_lists = self.lists_for(num_rows)
         num_probes = min(self.num_probes, num_lists)
         learned = min(self.train_rows, KMEANS_ROWS_PER_LIST * num_lists, num_rows)
-        assigned = KMEANS_ITERATIONS * learned + 2 * num_rows
+        assigned = KMEANS_ITERATIONS * learned + num_rows + searched
         lists = 2.0 * key_width * num_lists * assigned
-        visited = num_rows * num_probes * num_rows / num_lists
+        visited = searched * num_probes * num_rows / num_lists
         if method == "ivf_flat":
             return lists + 2.0 * key_width * visited
-        tables = 1.0 * PQ_CENTROIDS * num_rows * (2 * key_width + num_probes * self.code_bytes)
-        exact = 3.0 * key_width * num_rows * (k + 1) * self.rerank
-        return lists + tables + self.code_bytes * visited + exact
+        tables = key_width * num_rows + (key_width + num_probes * self.code_bytes) * searched
+        exact = 3.0 * key_width * searched * (k + 1) * self.rerank
+        return lists + 1.0 * PQ_CENTROIDS * tables + self.code_bytes * visited + exact

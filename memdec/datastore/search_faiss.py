@@ -40,21 +40,32 @@ class FaissSearch:
         self._mean = mean_key(keys_ND)
         faiss.omp_set_num_threads(torch.get_num_threads())
         self._index = faiss.index_factory(width, self.description)
-        self._index.train(self._centred(_training_rows(num_rows, config)).numpy())
+        self._index.train(self._centred(keys_ND, _training_rows(num_rows, config)).numpy())
         for first in range(0, num_rows, _ADD_ROWS):
             rows = torch.arange(first, min(first + _ADD_ROWS, num_rows))
-            self._index.add(self._centred(rows).numpy())
+            self._index.add(self._centred(keys_ND, rows).numpy())
         faiss.extract_index_ivf(self._index).nprobe = min(config.num_probes, num_lists)
 
-    def one_sided(self, out: Found, wanted: Tensor, advance: Advance = ignore) -> None:
-        """Search rows among all, each without itself; what the lists cannot fill stays empty."""
-        for rows in wanted.split(_QUERY_ROWS):
-            queries_QD = self._centred(rows)
-            candidates_QC = self._index.search(queries_QD.numpy(), self._num_candidates)[1]
-            candidates_QC[candidates_QC == rows.numpy()[:, None]] = -1
-            nearest_QK = self._rerank(queries_QD, candidates_QC)
-            out.put(rows.numpy(), nearest_QK)
-            advance(len(rows))
+    def one_sided(
+        self,
+        out: Found,
+        queries_QD: Keys,
+        wanted: Tensor | None = None,
+        own_rows: Tensor | None = None,
+        advance: Advance = ignore,
+    ) -> None:
+        """Search the wanted queries (all when None), each without its own row where given.
+
+        What the lists cannot fill stays empty.
+        """
+        wanted = torch.arange(len(queries_QD)) if wanted is None else wanted
+        for places in torch.arange(len(wanted)).split(_QUERY_ROWS):
+            centred_QD = self._centred(queries_QD, wanted[places])
+            candidates_QC = self._index.search(centred_QD.numpy(), self._num_candidates)[1]
+            if own_rows is not None:
+                candidates_QC[candidates_QC == own_rows[places].numpy()[:, None]] = -1
+            out.put(wanted[places].numpy(), self._rerank(centred_QD, candidates_QC))
+            advance(len(places))
 
     def _rerank(self, queries_QD: Tensor, candidates_QC: Array) -> Array:
         """Return the k nearest candidates by exact distance, packed i64 [Q, K]."""
@@ -62,18 +73,18 @@ class FaissSearch:
         for query_D, candidates_C, packed in zip(queries_QD, candidates_QC, packed_QC, strict=True):
             found = np.sort(candidates_C[candidates_C >= 0])
             for part in np.array_split(found, -(-found.size * len(query_D) // _GATHERED) or 1):
-                difference = self._centred(torch.from_numpy(part)) - query_D
+                difference = self._centred(self._keys, torch.from_numpy(part)) - query_D
                 closeness = difference.square_().sum(1) / -2
                 place = np.searchsorted(found, part)
                 packed[place] = pack(closeness.numpy(), part)
         packed_QC.sort(axis=1)
         return packed_QC[:, : self._k]
 
-    def _centred(self, rows: Tensor) -> Tensor:
-        """Return the centred keys of some rows, f32."""
-        part = pick_rows(self._keys, rows)
-        keys = part if isinstance(part, Tensor) else torch.from_numpy(np.array(part))
-        return keys.cpu().float() - self._mean
+    def _centred(self, keys: Keys, rows: Tensor) -> Tensor:
+        """Return some rows less the mean of the datastore's keys, f32."""
+        part = pick_rows(keys, rows)
+        picked = part if isinstance(part, Tensor) else torch.from_numpy(np.array(part))
+        return picked.cpu().float() - self._mean
 
 
 def _factory_text(method: str, num_lists: int, code_bytes: int, width: int) -> str:

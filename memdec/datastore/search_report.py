@@ -25,9 +25,14 @@ _EXACT_SHARE = 1e-3
 
 
 def compare_with_exact(
-    found: Found, wanted: range, keys_ND: Keys, values_N: Array, config: SearchConfig
+    found: Found,
+    wanted: range,
+    keys_ND: Keys,
+    values_N: Array,
+    config: SearchConfig,
+    queries_QD: Keys | None = None,
 ) -> dict[str, Any]:
-    """Search a sample of the wanted rows exactly; return facts for the manifest.
+    """Search a sample of the wanted rows, or queries, exactly; return facts for the manifest.
 
     They are recall@k, and for a few temperatures the mean KL(exact || approximate target) in nats,
     with 0.1% of the exact target mixed into the other. Warns when the recall is below the limit.
@@ -36,7 +41,9 @@ def compare_with_exact(
     drawn = torch.randperm(len(wanted), generator=torch.Generator().manual_seed(1))
     rows_Q = drawn[: config.sample_rows].sort().values + wanted.start
     exact = Found(np.empty((len(rows_Q), k), np.int64), np.empty((len(rows_Q), k), np.float32))
-    TiledSearch(keys_ND, k).one_sided(exact, pick_rows(keys_ND, rows_Q), own_rows=rows_Q)
+    sampled_QD = pick_rows(keys_ND if queries_QD is None else queries_QD, rows_Q)
+    own_rows = rows_Q if queries_QD is None else None
+    TiledSearch(keys_ND, k).one_sided(exact, sampled_QD, own_rows=own_rows)
     places_Q = rows_Q.numpy() - wanted.start
     near_rows_QK = np.asarray(found.rows[places_Q])
     near_distances_QK = np.asarray(found.sq_distances[places_Q])

@@ -99,7 +99,7 @@ def score_split_with_passages(
     oldest tokens go where passage and context together are more than `max_inputs`.
     """
     device = next(lm.parameters()).device
-    head_VD = head_weight(lm)  # type: ignore[arg-type]
+    head_VD = head_weight(lm)[: rules.vocab_size]  # type: ignore[arg-type]
     groups = make_groups(windows, every_tokens)
     gold = out.array(f"{split}_gold_log_probs", (len(tokens) - 1,), np.float32)
     numbers = out.array(f"{split}_passages", (len(groups),), np.int32)

@@ -41,12 +41,15 @@ def score_split(
 ) -> None:
     """Write SPLIT_gold_log_probs and SPLIT_entropies f32 [N], and the top tokens.
 
-    Those are SPLIT_top_ids u32 and SPLIT_top_log_probs f16 [N, K].
+    Those are SPLIT_top_ids u32 and SPLIT_top_log_probs f16 [N, K]. A head over all tokens is cut to
+    those that the tokenizer has: models of one tokenizer may be padded to different widths.
 
     With `key_layer`, the same forward pass also leaves SPLIT_keys f16 [N, D].
     """
     num_rows = len(tokens) - 1
     device = head_OD.device
+    if output_ids_O is None:
+        head_OD = head_OD[: rules.vocab_size]
     num_top = min(num_top, head_OD.shape[0])
     gold = out.array(f"{split}_gold_log_probs", (num_rows,), np.float32)
     entropies = out.array(f"{split}_entropies", (num_rows,), np.float32)

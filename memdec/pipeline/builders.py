@@ -123,9 +123,10 @@ def query_neighbors(job: "Job", out: ArtifactWriter) -> None:
 
     scores = job.artifact("base_scores")
     queries = {split: scores.array(f"{split}_keys") for split in SPLITS}
-    keys = job.artifact("datastore").array("keys")
-    check_k(job.experiment.knn.k, len(keys))
-    build_query_neighbors(out, queries, keys, job.experiment.knn.k_max, _device(job))
+    store, config = job.artifact("datastore"), job.experiment
+    keys, values = store.array("keys"), store.array("values")
+    check_k(config.knn.k, len(keys))
+    build_query_neighbors(out, queries, keys, values, config.knn.k_max, config.search, _device(job))
 
 
 def targets(job: "Job", out: ArtifactWriter, shard: Shard = WHOLE) -> None:

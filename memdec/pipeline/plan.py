@@ -139,7 +139,7 @@ _ESTIMATES: dict[str, Estimate] = {
     "query_neighbors": lambda s: (
         s.held_out,
         s.held_out * 8 * min(s.k_max, s.tokens["train"]),
-        2.0 * s.held_out * s.tokens["train"] * s.model.hidden_size,
+        s.search.flops(s.tokens["train"], s.model.hidden_size, s.k_max, s.held_out),
     ),
     "memory": _training("memory"),
     "memory_scores": _scores,

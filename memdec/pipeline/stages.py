@@ -142,7 +142,7 @@ STAGES: dict[str, Stage] = {
         Stage(
             name="query_neighbors",
             label="searching neighbors of validation and test",
-            reads=("knn.k_max",),
+            reads=("knn.k_max", *(f"search.{key}" for key in _SEARCH.split())),
             needs=_needs("datastore", "base_scores"),
             build=builders.query_neighbors,
         ),
@@ -225,6 +225,7 @@ STAGES: dict[str, Stage] = {
             reads=(*_FORWARD, "corpus.stride", "in_context_rag"),
             needs=_needs("model", "tokens"),
             build=builders.rag_scores,
+            schema=2,
         ),
     )
 }

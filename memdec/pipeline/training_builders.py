@@ -10,6 +10,7 @@ import numpy as np
 from memdec.artifacts.artifact import ArtifactWriter
 from memdec.methods.config import FineTuneConfig
 from memdec.pipeline.builders import load_tokenizer_of, stream_of, windows_of
+from memdec.pipeline.model_facts import read_model_facts
 from memdec.training.config import MemoryDecoderConfig, TrainerConfig
 
 if TYPE_CHECKING:
@@ -167,6 +168,8 @@ def _initial_memory(job: "Job") -> Any:
 
 
 def _memory_parameters(job: "Job") -> int:
+    if job.plugged_memory is not None:
+        return read_model_facts(job.plugged_memory).parameters
     return sum(parameter.numel() for parameter in _initial_memory(job).parameters())
 
 

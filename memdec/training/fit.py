@@ -112,7 +112,7 @@ def fit_memory(
     lightning.seed_everything(seed, workers=True, verbose=False)
     num_validation = len(data.validation_tokens) - 1
     whole = copy.deepcopy(memory) if options.strategy == "fsdp" else memory
-    module = MemoryModule(memory, config, options, validate, num_validation)
+    module = MemoryModule(memory, config, options, validate, num_validation, data.rules.vocab_size)
     if options.compile:
         memory.compile()
     folder = out.scratch

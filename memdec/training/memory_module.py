@@ -40,6 +40,7 @@ class MemoryModule(lightning.LightningModule):
         trainer_config: TrainerConfig,
         validate: Validate,
         num_validation_tokens: int,
+        vocab_size: int,
     ) -> None:
         super().__init__()
         self.memory = memory
@@ -49,6 +50,7 @@ class MemoryModule(lightning.LightningModule):
         self._options = trainer_config
         self._validate = validate
         self._gold_log_probs = torch.zeros(num_validation_tokens)
+        self._vocab_size = vocab_size
 
     def configure_model(self) -> None:
         """Shard the decoder over the processes where the strategy asks for it (FSDP2)."""
@@ -95,9 +97,11 @@ class MemoryModule(lightning.LightningModule):
     def validation_step(self, batch: Batch, _: int) -> None:
         """Keep the memory's log-prob of every gold token."""
         hidden_ND = self.memory(batch["inputs_BT"])[batch["scored_BT"]]
-        scores = score_hidden(
-            hidden_ND, self.memory.head(), batch["gold_N"], self.memory.output_ids_O, num_top=1
-        )
+        output_ids_O = self.memory.output_ids_O
+        head_OD = self.memory.head()
+        if output_ids_O is None:  # as the scores that the base's are mixed with
+            head_OD = head_OD[: self._vocab_size]
+        scores = score_hidden(hidden_ND, head_OD, batch["gold_N"], output_ids_O, num_top=1)
         self._gold_log_probs[batch["rows_N"].cpu()] = scores.gold_log_probs_N.cpu()
 
     def on_validation_epoch_end(self) -> None:

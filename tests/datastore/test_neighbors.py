@@ -87,8 +87,11 @@ def test_an_index_reports_its_recall_and_leaves_slots_empty(out):
 def test_a_query_may_find_its_own_twin(out):
     keys_ND, validation_QD, test_QD = draw_keys(40, 3), draw_keys(9, 4), draw_keys(11, 5)
     test_QD[2] = keys_ND[2]
-    build_query_neighbors(out, {"validation": validation_QD, "test": test_QD}, keys_ND, 4, "cpu")
+    queries = {"validation": validation_QD, "test": test_QD}
+    values_N = np.zeros(len(keys_ND), np.uint32)
+    build_query_neighbors(out, queries, keys_ND, values_N, 4, SearchConfig(), "cpu")
     made = seal(out)
+    assert made.info["test"] == {"search": "exact", "recall": 1.0}
     for split, queries_QD in (("validation", validation_QD), ("test", test_QD)):
         wanted = slow_neighbors(queries_QD, keys_ND, 4, exclude_self=False)
         assert_found(made.array(f"{split}_rows"), made.array(f"{split}_sq_distances"), wanted)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from memdec.datastore.search import exact_neighbors, find_neighbors
+from memdec.datastore.search import exact_neighbors, find_neighbors, search_neighbors
 from memdec.datastore.search_config import SearchConfig
 from memdec.errors import ConfigError
 
@@ -59,6 +59,32 @@ def test_all_lists_probed_and_enough_candidates_are_exact(keys_ND, values_N, met
     assert (rows == wanted[0].numpy()).mean() > 0.99
     assert (rows[17, 0], sq_distances[17, 0]) == (300, 0)
     assert not (rows == np.arange(N)[:, None]).any()
+
+
+@pytest.mark.parametrize("method", ["exact", "ivf_flat", "ivf_pq"])
+def test_queries_are_searched_like_rows_with_nothing_left_out(keys_ND, values_N, method):
+    queries_QD = np.concatenate([keys_ND[[5, 17]], keys_ND[:40] + np.float16(0.25)])
+    out = np.empty((42, K), np.int32), np.empty((42, K), np.float32)
+    config = SearchConfig(method=method, num_lists=7, num_probes=7, code_bytes=4, rerank=60)
+    facts = find_neighbors(keys_ND, values_N, K, config, out=out, queries_QD=queries_QD)
+    wanted = search_neighbors(queries_QD, keys_ND, K)
+    assert facts["recall"] == 1.0
+    assert out[0][0, 0] == 5
+    assert out[0][1, :2].tolist() == [17, 300]
+    np.testing.assert_allclose(out[1], wanted[1], rtol=1e-4, atol=1e-5)
+    assert (out[0] == wanted[0].numpy()).mean() > 0.97
+
+
+def test_the_report_compares_queries_with_their_own_exact_search(keys_ND, values_N):
+    queries_QD = np.random.default_rng(2).normal(size=(90, D)).astype(np.float16)
+    out = np.empty((90, K), np.int32), np.empty((90, K), np.float32)
+    config = SearchConfig(method="ivf_flat", num_lists=40, num_probes=1, min_recall=0.0)
+    facts = find_neighbors(keys_ND, values_N, K, config, out=out, queries_QD=queries_QD)
+    wanted = search_neighbors(queries_QD, keys_ND, K)[0].numpy()
+    recall = np.mean([np.isin(a, b).mean() for a, b in zip(wanted, out[0], strict=True)])
+    assert facts["recall"] == pytest.approx(recall)
+    assert facts["recall"] < 0.95
+    assert (out[0][:, 0] >= 0).all()  # rescued
 
 
 def test_a_shard_is_a_part_of_the_whole(keys_ND, values_N):

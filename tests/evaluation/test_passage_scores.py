@@ -53,8 +53,9 @@ class Fixed:
         return np.array([sum(query) % 4 - 1 for query in queries], np.int32)
 
 
-def by_hand(lm, tokens, bos, max_inputs):
+def by_hand(lm, tokens, rules, max_inputs):
     """Score position by position: its group's query, its passage, what fits of the context."""
+    bos = [rules.bos_id] if rules.bos_on_each_window else []
     log_probs, numbers = [], []
     for window in make_windows(NUM_TOKENS, BLOCK, STRIDE):
         for position in range(window.first_scored, window.end):
@@ -65,7 +66,9 @@ def by_hand(lm, tokens, bos, max_inputs):
             room = max_inputs - len(passage)
             context = tokens[max(window.start, last - room) : position].tolist()
             with torch.no_grad():
-                logits_V = lm(torch.tensor([bos + passage + context])).logits[0, -1]
+                logits_V = lm(torch.tensor([bos + passage + context])).logits[
+                    0, -1, : rules.vocab_size
+                ]
             log_probs.append(float(logits_V.log_softmax(0)[int(tokens[position])]))
             numbers += [number] if position == first else []
     return log_probs, numbers
@@ -97,8 +100,7 @@ def test_scores_are_those_of_one_pass_a_token(tiny_model, tmp_path, kind, batch_
         batch_size=batch_size,
     )
     assert rules.bos_on_each_window == (kind == "gemma3")
-    bos = [rules.bos_id] if kind == "gemma3" else []
-    log_probs, numbers = by_hand(lm, tokens, bos, max_inputs)
+    log_probs, numbers = by_hand(lm, tokens, rules, max_inputs)
     assert set(numbers) == {-1, 0, 1, 2}
     assert np.load(tmp_path / "test_passages.npy").tolist() == numbers
     found = np.load(tmp_path / "test_gold_log_probs.npy")

@@ -1,5 +1,7 @@
 """Shape legend: N scored positions, V vocabulary, K top tokens."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -63,7 +65,7 @@ def test_every_token_gets_its_log_prob_in_its_window(
     made = writer.seal(tmp_path / "s" / ("a" * 16), "s", "a" * 16, {})
     gold_N, top_NK = made.array("test_gold_log_probs"), made.array("test_top_ids")
     assert (gold_N.shape, gold_N.dtype) == ((NUM_TOKENS - 1,), np.float32)
-    allowed = outputs if restricted else torch.arange(len(head_OD))
+    allowed = outputs if restricted else torch.arange(rules.vocab_size)
     for position in range(1, NUM_TOKENS):
         ids = context(position, rules, tokens)
         wanted_V = slow_log_probs(lm, ids, allowed)
@@ -82,6 +84,36 @@ def test_every_token_gets_its_log_prob_in_its_window(
     absent = ~np.isin(tokens[1:], outputs)
     assert absent.any()
     assert (np.isneginf(gold_N) == (absent & restricted)).all()
+
+
+def test_tokens_that_only_pad_a_head_get_no_probability(tiny_model, tokens, tmp_path):
+    lm = load_causal_lm(tiny_model("llama"), "float32", torch.device("cpu"))
+    rules = read_token_rules(load_tokenizer(tiny_model("llama")))
+    head_VD = head_weight(lm)
+    found = []
+    for number, width in enumerate((0, 3, 70)):
+        padding_PD = 2 * head_VD[:width]  # as likely as any token
+        padded = replace(rules, vocab_size=len(head_VD))
+        writer = ArtifactWriter(tmp_path / str(number))
+        writer.clear()
+        score_split(
+            writer,
+            "test",
+            tokens,
+            make_windows(NUM_TOKENS, BLOCK, STRIDE),
+            padded,
+            body=lm,
+            head_OD=torch.cat([head_VD, padding_PD]),
+            output_ids_O=None,
+            batch_size=2,
+            key_layer=None,
+        )
+        found.append(
+            [np.load(writer.path / f"test_{n}.npy") for n in ("gold_log_probs", "top_ids")]
+        )
+    for gold_N, top_NK in found[1:]:
+        np.testing.assert_allclose(gold_N, found[0][0], atol=1e-5)
+        assert (top_NK == found[0][1]).all()
 
 
 def test_without_a_layer_no_keys_are_written(tiny_model, tokens, tmp_path):

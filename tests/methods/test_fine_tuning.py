@@ -125,6 +125,18 @@ def test_the_default_budget_follows_a_shallower_memory(job):
     assert made.fingerprint("lora") != job().fingerprint("lora")
 
 
+def test_the_default_budget_is_that_of_a_memory_plugged_in(job, tiny_model):
+    memory = job(memory_decoder=MemoryDecoderConfig(blocks=1)).artifact("memory")
+    plugged = MemoryDecoderConfig(trained=str(memory.path / "export"), init="elsewhere")
+    made = job(memory_decoder=plugged)
+    assert made.artifact("lora").info["budget_parameters"] == memory.info["parameters"]
+    names = {job().fingerprint("lora"), made.fingerprint("lora")}
+    other = job(memory_decoder=MemoryDecoderConfig(blocks=2)).artifact("memory")
+    (other.path / "export" / "memory.json").touch()
+    plugged = MemoryDecoderConfig(trained=str(other.path / "export"))
+    assert len(names | {job(memory_decoder=plugged).fingerprint("lora")}) == 3
+
+
 def test_a_given_budget_is_kept(job):
     info = job(lora=LoraConfig(budget_parameters=2 * LLAMA_PER_RANK + 5)).artifact("lora").info
     assert (info["rank"], info["trained_parameters"]) == (2, 2 * LLAMA_PER_RANK)

@@ -32,6 +32,7 @@ CHANGES = [
     ("knn.threshold=0.01", {"targets", *TRAINED}),
     ("knn.k=8", {"targets", *TRAINED}),
     ("knn.k_max=32", {"neighbors", "query_neighbors", "targets", *TRAINED}),
+    ("search.num_probes=3", {*SEARCH, "targets", *TRAINED}),
     ("datastore.layer=final_hidden", ALL - {"tokens"}),
     ("corpus.block_size=30", ALL - {"tokens"}),
     ("corpus.stride=20", ALL - KEYS - {"tokens"} | TRAINED | {"query_neighbors"}),

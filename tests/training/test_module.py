@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from memdec.corpus.windows import make_windows
+from memdec.models.loading import head_weight
 from memdec.training.config import MemoryDecoderConfig, TrainerConfig
 from memdec.training.memory_module import MemoryModule, reliability
 from memdec.training.order import WindowOrder
@@ -41,6 +42,7 @@ def train_with_lightning(problem, options, beta):
         options,
         validate=lambda gold_N: {"validation/perplexity": float(gold_N.mean().neg().exp())},
         num_validation_tokens=len(problem.validation) - 1,
+        vocab_size=len(head_weight(memory.lm)),
     )
     norms = GradientNorms()
     trainer = lightning.Trainer(
@@ -180,6 +182,7 @@ def test_validation_scores_every_token_in_its_place(problem):
         options,
         validate=lambda gold_N: seen.append(gold_N.clone()) or {"validation/perplexity": 1.0},
         num_validation_tokens=len(problem.validation) - 1,
+        vocab_size=len(head_weight(memory.lm)),
     )
     trainer = lightning.Trainer(
         accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False
