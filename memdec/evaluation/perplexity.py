@@ -4,6 +4,7 @@ Shape legend: N scored tokens, D documents, S resamples.
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from memdec.errors import DataError
 
 BITS = 1 / math.log(2)
 LEVEL = (2.5, 97.5)
+LEAST_DOCUMENTS = 10
+"""For an interval over documents."""
 
 
 def perplexity_metrics(gold_log_probs_N: NDArray[Any], num_bytes: int) -> dict[str, float]:
@@ -56,15 +59,18 @@ def document_totals(
 
 def paired_bootstrap(
     method_totals_D: NDArray[np.float64],
-    base_totals_D: NDArray[np.float64],
+    others: Mapping[str, NDArray[np.float64]],
     tokens_D: NDArray[np.int64],
     num_samples: int,
     seed: int,
 ) -> dict[str, list[float]]:
-    """Return 95% intervals of perplexity and of its ratio to the base, resampling documents.
+    """Return 95% intervals of perplexity and of its ratio to others, resampling documents.
 
-    The same documents are drawn for both, so that their common difficulty cancels in the ratio.
+    The same documents are drawn for all, so that their common difficulty cancels in a ratio. Too
+    few documents (`LEAST_DOCUMENTS`) say nothing of the next one, and give no interval.
     """
+    if len(tokens_D) < LEAST_DOCUMENTS:
+        return {}
     generator = np.random.default_rng(seed)
     num_documents = len(tokens_D)
     picks_SD = generator.multinomial(
@@ -72,8 +78,8 @@ def paired_bootstrap(
     )
     tokens_S = picks_SD @ tokens_D
     nll_S = picks_SD @ method_totals_D / tokens_S
-    base_nll_S = picks_SD @ base_totals_D / tokens_S
-    return {
-        "test/perplexity": np.percentile(np.exp(nll_S), LEVEL).tolist(),
-        "test/perplexity_ratio_to_base": np.percentile(np.exp(nll_S - base_nll_S), LEVEL).tolist(),
+    drawn = {"test/perplexity": nll_S} | {
+        f"test/perplexity_ratio_to_{name}": nll_S - picks_SD @ totals_D / tokens_S
+        for name, totals_D in others.items()
     }
+    return {key: np.percentile(np.exp(nll), LEVEL).tolist() for key, nll in drawn.items()}

@@ -29,6 +29,8 @@ class Settled:
     """The distribution that is mixed in."""
     tuned: Mapping[str, float]
     """What was chosen on validation."""
+    with_one_alpha: Scores | None = None
+    """Where each token has its own: the mixture with the best single one instead."""
 
 
 def settle(adapted: AdaptedLM) -> Settled:
@@ -70,7 +72,8 @@ def _gate(
     tuned = dict(chosen.settings)
     tuned |= {f"gate: {name}": weight for name, weight in zip(names, weights, strict=True)}
     tuned |= {f"mean alpha, {split}": float(alphas[split].mean()) for split in alphas}
-    return Settled(mixed, None, chosen, tuned)
+    tuned["best single alpha"] = alpha
+    return Settled(mixed, None, chosen, tuned, mix(adapted.lm, chosen.scores, alpha))
 
 
 def _mix_all(adapted: AdaptedLM) -> Settled:

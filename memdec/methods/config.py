@@ -84,7 +84,11 @@ class MemoryMixtureConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class InContextRagConfig:
-    """In-context RAG (Ram et al. 2023): passages of the training text in front of the context."""
+    """In-context RAG (Ram et al. 2023): passages of the training text in front of the context.
+
+    Inputs are the passage and the whole window, up to corpus.block_size + passage_tokens; where the
+    model has fewer positions, the oldest context goes.
+    """
 
     passage_tokens: int = 256
     """Tokens of a passage; with every_tokens at most corpus.block_size."""
@@ -102,6 +106,6 @@ class InContextRagConfig:
         if self.passage_tokens + self.every_tokens > block_size:
             raise ConfigError(
                 f"in_context_rag.passage_tokens is {self.passage_tokens} but a window of "
-                f"corpus.block_size {block_size} has room for {block_size - self.every_tokens} in "
-                f"front of {self.every_tokens} more tokens; lower it or raise the block size."
+                f"corpus.block_size {block_size} has room for {block_size - self.every_tokens} and "
+                f"{self.every_tokens} tokens to score; lower it or raise the block size."
             )

@@ -85,7 +85,8 @@ def check_same_tokenizer(
             f"base {base_name} and memory {memory_name} have different tokenizers "
             f"({base_hash[:8]} and {memory_hash[:8]}), so their tokens cannot be mixed; use the "
             "base that the memory was trained for, or train one for this base with: memdec run "
-            f"EXPERIMENT memory_decoder.init={memory_name} memory_decoder.transfer=copied"
+            f"EXPERIMENT memory_decoder.init={memory_name} memory_decoder.transfer=copied "
+            "memory_decoder.trained="
         )
 
 

@@ -42,6 +42,7 @@ def evaluate(job: Job, method: Method, started: str) -> dict[str, Any]:
         "curves": _curves(job, adapted, settled),
         "budget": _budget(job, method, adapted),
         "stages": [_stage(run) for run in _stage_runs(job, method)],
+        "memories": job.given_memories(method.stages),
         "provenance": provenance() | {"started": started, "finished": now()},
         "status": "complete",
     }
@@ -61,9 +62,13 @@ def _metrics(job: Job, settled: Settled, artifacts: dict[str, Artifact]) -> dict
             settled.gold_log_probs[split], tokens.info[split]["num_bytes"]
         ).items()
     }
+    metrics["test/num_documents"] = len(tokens.array("test_document_starts"))
+    repeated = tokens.info["train_test_overlap"]
+    metrics["test/documents_in_train"] = repeated["near"]  # the exact ones among them
     base = np.asarray(job.artifact("base_scores").array("test_gold_log_probs"))
-    ratio = np.exp(np.mean(base, dtype=np.float64) + metrics["test/nll"])
-    metrics["test/perplexity_ratio_to_base"] = float(ratio)
+    for name, other_N in _compared_with(base, settled).items():
+        ratio = np.exp(np.mean(other_N, dtype=np.float64) + metrics["test/nll"])
+        metrics[f"test/perplexity_ratio_to_{name}"] = float(ratio)
     if settled.candidate is not None:
         best_N = oracle_log_probs(base, settled.candidate.scores["test"])
         metrics["test/oracle_perplexity"] = math.exp(-np.mean(best_N, dtype=np.float64))
@@ -77,12 +82,21 @@ def _metrics(job: Job, settled: Settled, artifacts: dict[str, Artifact]) -> dict
 def _intervals(job: Job, settled: Settled, tokens: Artifact) -> dict[str, list[float]]:
     starts = tokens.array("test_document_starts")
     num_samples = job.experiment.evaluation.bootstrap_samples
-    if num_samples == 0 or len(starts) < 2:
+    if num_samples == 0:
         return {}
     totals, counts = document_totals(settled.gold_log_probs["test"], starts)
     base = np.asarray(job.artifact("base_scores").array("test_gold_log_probs"))
-    base_totals, _ = document_totals(base, starts)
-    return paired_bootstrap(totals, base_totals, counts, num_samples, job.experiment.seed)
+    others = {
+        name: document_totals(other_N, starts)[0]
+        for name, other_N in _compared_with(base, settled).items()
+    }
+    return paired_bootstrap(totals, others, counts, num_samples, job.experiment.seed)
+
+
+def _compared_with(base: np.ndarray, settled: Settled) -> dict[str, np.ndarray]:
+    """Return gold log-probs of the test text that the method's are compared with, by name."""
+    plain = {"one_alpha": settled.with_one_alpha["test"]} if settled.with_one_alpha else {}
+    return {"base": base} | plain
 
 
 def _curves(job: Job, adapted: AdaptedLM, settled: Settled) -> dict[str, Any]:
@@ -143,7 +157,9 @@ def _budget(job: Job, method: Method, adapted: AdaptedLM) -> dict[str, float]:
         budget["parameters"] = base + whole if adapted.candidates else whole
         budget["trained_parameters"] = trained
         budget["train_tokens"] = info["train_tokens"]
-        budget["flops"] = (4.0 * whole + 2.0 * trained) * info["train_tokens"]
+        corpus = job.experiment.corpus
+        inputs = info["train_tokens"] * corpus.block_size / corpus.train_stride  # windows overlap
+        budget["flops"] = (4.0 * whole + 2.0 * trained) * inputs
         if "rank" in info:
             budget["rank"] = info["rank"]
     return budget

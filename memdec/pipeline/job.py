@@ -167,14 +167,9 @@ class Job:
             facts["identity"] = own if own in ("base", "dapt") else self.key_model.identity
         plugged = name in ("memory_scores", "fidelity") or self._sizes_lora([name])
         if plugged and self.plugged_memory is not None:
-            facts["identity"] = self.hashes.folder(
-                self.plugged_memory, (*IDENTITY_SUFFIXES, ".npy")
-            )
+            facts["identity"] = self._hash_of_memory(self.plugged_memory)
         if name == "mixture_scores":
-            facts["identity"] = [
-                self.hashes.folder(path, (*IDENTITY_SUFFIXES, ".npy"))
-                for path in self.mixed_memories
-            ]
+            facts["identity"] = [self._hash_of_memory(path) for path in self.mixed_memories]
         if self.starts_a_memory([name]):
             facts["identity"] = self.init_model.identity if self.init_model else self._init
         if name == "lora" and self.starts_a_memory([name]):
@@ -213,6 +208,15 @@ class Job:
         """The exports of the memories that are mixed with each other."""
         given = self.experiment.memory_mixture.memories
         return [find_export("memory_mixture.memories", path) for path in given]
+
+    def given_memories(self, stages: Sequence[str]) -> dict[str, str]:
+        """Return the content hash of each trained memory that the stages read, by its folder."""
+        paths = [self.plugged_memory] if "memory_scores" in stages else []
+        paths += self.mixed_memories if "mixture_scores" in stages else []
+        return {str(path): self._hash_of_memory(path) for path in paths if path is not None}
+
+    def _hash_of_memory(self, path: Path) -> str:
+        return self.hashes.folder(path, (*IDENTITY_SUFFIXES, ".npy"))
 
     @property
     def _init(self) -> str:

@@ -1,8 +1,9 @@
 """What a run will do before it does it: stages, what is complete, rows, bytes, FLOPs."""
 
+import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -19,7 +20,9 @@ from memdec.pipeline.model_facts import (
     guess_model_facts,
     read_model_facts,
 )
+from memdec.pipeline.model_source import ModelSource
 from memdec.pipeline.stages import STAGES
+from memdec.training.config import TrainerConfig
 
 BYTES_PER_TOKEN = 4
 """Of English text, for a corpus that is not tokenized yet."""
@@ -54,6 +57,10 @@ class Sizes:
     tokens: dict[str, int]
     """Tokens of each split."""
     model: ModelFacts
+    """The base."""
+    keys: ModelFacts
+    """The model whose hidden states are the keys."""
+    memory: ModelFacts
     passes: dict[str, float]
     """Input tokens of a pass over a split for each of its tokens: windows overlap."""
     k: int
@@ -65,27 +72,27 @@ class Sizes:
     """Of a mixture."""
     rag_passes: float
     """As passes, once the groups of a window that find one passage share theirs."""
-    epochs: dict[str, int]
-    """Of each stage that trains."""
+    epochs: dict[str, float]
+    """Of each stage that trains, at most."""
 
     @property
     def held_out(self) -> int:
         """Tokens of validation and test."""
         return self.tokens["validation"] + self.tokens["test"]
 
-    def forward(self, split: str) -> float:
-        """FLOPs of the body over a split."""
-        return 2.0 * self.model.body_parameters * self.tokens[split] * self.passes[split]
+    def forward(self, split: str, model: ModelFacts) -> float:
+        """FLOPs of a model's body over a split."""
+        return 2.0 * model.body_parameters * self.tokens[split] * self.passes[split]
 
 
 Estimate = Callable[[Sizes], tuple[int, int, float]]
 """Rows, bytes, FLOPs."""
 
 
-def _scores(s: Sizes) -> tuple[int, int, float]:
-    head = 2.0 * s.held_out * s.model.hidden_size * s.model.vocab_size
-    flops = s.forward("validation") + s.forward("test") + head
-    return s.held_out, s.held_out * (2 * s.model.hidden_size + 40), flops
+def _scores(s: Sizes, model: ModelFacts) -> tuple[int, int, float]:
+    head = 2.0 * s.held_out * model.hidden_size * model.vocab_size
+    flops = s.forward("validation", model) + s.forward("test", model) + head
+    return s.held_out, s.held_out * (2 * model.hidden_size + 40), flops
 
 
 def _rag(s: Sizes) -> tuple[int, int, float]:
@@ -96,25 +103,26 @@ def _rag(s: Sizes) -> tuple[int, int, float]:
 def _neighbors(s: Sizes) -> tuple[int, int, float]:
     num_rows = s.tokens["train"]
     num_cached = min(s.k_max, num_rows)
-    flops = s.search.flops(num_rows, s.model.hidden_size, num_cached)
+    flops = s.search.flops(num_rows, s.keys.hidden_size, num_cached)
     return num_rows, num_rows * 8 * num_cached, flops
 
 
 def _train_scores(s: Sizes) -> tuple[int, int, float]:
     count = s.tokens["train"]
-    head = 2.0 * count * s.model.hidden_size * s.model.vocab_size
-    return count, count * (6 * LM_TARGET_TOKENS + 8), s.forward("train") + head
+    head = 2.0 * count * s.keys.hidden_size * s.keys.vocab_size
+    return count, count * (6 * LM_TARGET_TOKENS + 8), s.forward("train", s.keys) + head
 
 
 def _fidelity(s: Sizes) -> tuple[int, int, float]:
-    head = 2.0 * s.tokens["test"] * s.model.hidden_size * s.model.vocab_size
-    return s.tokens["test"], 16 * s.tokens["test"], s.forward("test") + head
+    head = 2.0 * s.tokens["test"] * s.memory.hidden_size * s.memory.vocab_size
+    return s.tokens["test"], 16 * s.tokens["test"], s.forward("test", s.memory) + head
 
 
 def _training(stage: str) -> Estimate:
     def estimate(s: Sizes) -> tuple[int, int, float]:
-        size = s.model.parameters * (CHECKPOINT_BYTES * 2 + 8)  # last.ckpt old, new, best, export
-        epoch = 3 * s.forward("train") + s.forward("validation")
+        model = s.memory if stage == "memory" else s.model
+        size = model.parameters * (CHECKPOINT_BYTES * 2 + 8)  # last.ckpt old, new, best, export
+        epoch = 3 * s.forward("train", model) + s.forward("validation", model)
         return s.tokens["train"], size, s.epochs[stage] * epoch
 
     return estimate
@@ -123,11 +131,11 @@ def _training(stage: str) -> Estimate:
 _ESTIMATES: dict[str, Estimate] = {
     "model": lambda s: (1, 4 * s.model.parameters + (200 << 20), 0.0),
     "tokens": lambda s: (sum(s.tokens.values()), 4 * sum(s.tokens.values()), 0.0),
-    "base_scores": _scores,
+    "base_scores": lambda s: _scores(s, s.model),
     "datastore": lambda s: (
         s.tokens["train"],
-        s.tokens["train"] * (2 * s.model.hidden_size + 12),
-        s.forward("train"),
+        s.tokens["train"] * (2 * s.keys.hidden_size + 12),
+        s.forward("train", s.keys),
     ),
     "neighbors": _neighbors,
     "targets": lambda s: (
@@ -139,20 +147,20 @@ _ESTIMATES: dict[str, Estimate] = {
     "query_neighbors": lambda s: (
         s.held_out,
         s.held_out * 8 * min(s.k_max, s.tokens["train"]),
-        s.search.flops(s.tokens["train"], s.model.hidden_size, s.k_max, s.held_out),
+        s.search.flops(s.tokens["train"], s.keys.hidden_size, s.k_max, s.held_out),
     ),
     "memory": _training("memory"),
-    "memory_scores": _scores,
+    "memory_scores": lambda s: _scores(s, s.memory),
     "mixture_scores": lambda s: (
         s.held_out,
         (4 * s.num_memories + 40) * s.held_out,
-        s.num_memories * _scores(s)[2],
+        s.num_memories * _scores(s, s.memory)[2],
     ),
     "fidelity": _fidelity,
     "dapt": _training("dapt"),
-    "dapt_scores": _scores,
+    "dapt_scores": lambda s: _scores(s, s.model),
     "lora": _training("lora"),
-    "lora_scores": _scores,
+    "lora_scores": lambda s: _scores(s, s.model),
     "rag_scores": _rag,
 }
 
@@ -168,7 +176,7 @@ def make_plan(
     _check_positions(job, sizes.model.max_positions)
     _check_prompt(job, sizes.model.max_positions)
     if "neighbors" in job.required(method_stages):
-        job.experiment.search.check(sizes.tokens["train"], sizes.model.hidden_size)
+        job.experiment.search.check(sizes.tokens["train"], sizes.keys.hidden_size)
     plans = []
     for name in job.required(method_stages):
         done = None
@@ -232,24 +240,55 @@ def _sizes(job: Job, train_tokens: int | None) -> Sizes:
     tokens = _token_counts(job)
     if train_tokens is not None:
         tokens["train"] = train_tokens
+    facts = model_facts(job)
+
+    def epochs(options: TrainerConfig) -> float:
+        steps = max(1, tokens["train"] / corpus.train_stride / options.batch_size)
+        at_most = options.max_steps / steps if options.max_steps >= 0 else math.inf
+        return min(options.max_epochs, at_most)
+
     return Sizes(
         tokens=tokens,
-        model=model_facts(job),
+        model=facts,
+        keys=facts if experiment.datastore.model in ("base", "dapt") else _facts_of(job.key_model),
+        memory=_memory_facts(job, facts),
         passes={split: _passes(corpus, split) for split in SPLITS},
         k=experiment.knn.k,
         k_max=experiment.knn.k_max,
         search=experiment.search,
         lm_targets=LM_TARGET_TOKENS if experiment.knn.lm_share > 0 else 0,
         num_memories=len(experiment.memory_mixture.memories),
-        rag_passes=RAG_SHARE
-        * (experiment.in_context_rag.passage_tokens + corpus.block_size / 2)
-        / experiment.in_context_rag.every_tokens,
+        rag_passes=_rag_passes(job, facts.max_positions),
         epochs={
-            "memory": trainer.max_epochs,
-            "dapt": experiment.dapt.options(trainer).max_epochs,
-            "lora": experiment.lora.options(trainer).max_epochs,
+            "memory": epochs(trainer),
+            "dapt": epochs(experiment.dapt.options(trainer)),
+            "lora": epochs(experiment.lora.options(trainer)),
         },
     )
+
+
+def _facts_of(source: ModelSource) -> ModelFacts:
+    assert source.path is not None, "only a GGUF file has no directory, and this was given as one"
+    return read_model_facts(source.path)
+
+
+def _memory_facts(job: Job, base: ModelFacts) -> ModelFacts:
+    """Return the memory's sizes; a moved one keeps its own vocabulary here."""
+    if job.plugged_memory is not None:
+        return read_model_facts(job.plugged_memory)
+    facts = base if job.init_model is None else _facts_of(job.init_model)
+    blocks = job.experiment.memory_decoder.blocks or facts.num_blocks
+    left = facts.body_parameters * blocks // facts.num_blocks
+    return replace(facts, parameters=facts.parameters - facts.body_parameters + left)
+
+
+def _rag_passes(job: Job, max_positions: int) -> float:
+    config, corpus = job.experiment.in_context_rag, job.experiment.corpus
+    inputs = config.passage_tokens + corpus.block_size - corpus.stride / 2
+    if 0 < max_positions < corpus.block_size + config.passage_tokens:
+        # The context slides with each query, so that none shares a pass.
+        return min(inputs, max_positions) / config.every_tokens
+    return RAG_SHARE * inputs / config.every_tokens
 
 
 def model_facts(job: Job) -> ModelFacts:

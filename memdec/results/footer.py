@@ -14,7 +14,11 @@ def notes_of(
     if any(other.seed != record.seed for record in records for other in records[:1]):
         notes.append("Mean and sample standard deviation over n seeds.")
     if has_intervals and any(record.intervals for record in records):
-        notes.append("Brackets hold the 95% interval of one run, by bootstrap over test documents.")
+        notes.append(
+            "Brackets hold the 95% interval of one run, by bootstrap over test documents, where "
+            "there are 10 or more."
+        )
+    notes += _test_documents(records)
     if any(record.alpha is not None and not _fixed_alpha(record) for record in records):
         notes.append("alpha (and kNN-LM's temperature) was chosen on validation text.")
     if any(_fixed_alpha(record) for record in records):
@@ -66,6 +70,21 @@ def _fixed_alpha(record: Record) -> bool:
     """Tell whether the run's settings name the alpha, instead of leaving it to validation."""
     section = record.config.get(record.method)
     return isinstance(section, dict) and isinstance(section.get("alpha"), int | float)
+
+
+def _test_documents(records: list[Record]) -> list[str]:
+    """Say how many texts the numbers rest on, and how many of them training saw."""
+    counts, repeated = {}, {}
+    for record in records:
+        if "test/num_documents" in record.metrics:
+            counts[record.title or record.experiment] = record.metrics["test/num_documents"]
+            repeated[record.title or record.experiment] = record.metrics["test/documents_in_train"]
+    if not counts:
+        return []
+    words = ", ".join(f"{name} {counts[name]:g}" for name in sorted(counts))
+    seen = ", ".join(f"{name} {count:g}" for name, count in sorted(repeated.items()) if count)
+    tail = f"In train too, whole or nearly: {seen}." if seen else "None is in train too, or nearly."
+    return [f"Test documents: {words}. {tail}"]
 
 
 def _unlike_tokens(records: list[Record]) -> list[str]:

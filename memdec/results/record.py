@@ -95,6 +95,8 @@ class Record:
     examples: list[Example] = field(default_factory=list)
     generation: Generation | None = None
     budget: dict[str, float | None] = field(default_factory=dict)
+    memories: dict[str, str] = field(default_factory=dict)
+    """Content hashes of trained memories that were plugged in, by their folders."""
     stages: list[Stage] = field(default_factory=list)
     error: str | None = None
 

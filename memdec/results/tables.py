@@ -101,7 +101,7 @@ def _headings(
             digits=spec.digits if given.digits is None else given.digits,
         )
         headings.append(Heading(label=column.label, column=column))
-        if spec.bits_per_byte and not column.average:
+        if spec.bits_per_byte and not column.average and column.metric == spec.metric:
             bits = replace(column, metric=BITS_PER_BYTE, digits=3, paper="")
             headings.append(Heading(label=f"{column.label} bits/byte", column=bits))
         if with_paper and column.paper:

@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 
 from memdec.errors import DataError
-from memdec.evaluation.perplexity import document_totals, paired_bootstrap, perplexity_metrics
+from memdec.evaluation.perplexity import (
+    LEAST_DOCUMENTS,
+    document_totals,
+    paired_bootstrap,
+    perplexity_metrics,
+)
 
 
 def test_hand_worked_metrics():
@@ -66,7 +71,7 @@ def test_the_bootstrap_agrees_with_resampling_one_by_one():
     counts_D = generator.integers(5, 60, 30)
     base_D = counts_D * generator.normal(3.0, 0.5, 30)
     method_D = base_D - counts_D * generator.normal(0.3, 0.05, 30)
-    found = paired_bootstrap(method_D, base_D, counts_D, 4000, seed=1)
+    found = paired_bootstrap(method_D, {"base": base_D}, counts_D, 4000, seed=1)
     perplexity, ratio = slow_bootstrap(method_D, base_D, counts_D, 4000, seed=7)
     # two Monte Carlo runs of 4000 agree to about 2% of the value
     assert found["test/perplexity"] == pytest.approx(perplexity, rel=0.02)
@@ -74,17 +79,23 @@ def test_the_bootstrap_agrees_with_resampling_one_by_one():
 
 
 def test_the_pairing_cancels_what_both_share():
-    counts_D = np.array([4, 4, 4])
-    base_D = np.array([1.0, 10.0, 30.0])
-    found = paired_bootstrap(base_D - 4 * 0.5, base_D, counts_D, 200, seed=0)
-    low, high = found["test/perplexity_ratio_to_base"]
-    assert low == pytest.approx(math.exp(-0.5))
-    assert high == pytest.approx(math.exp(-0.5))
+    counts_D = np.full(LEAST_DOCUMENTS, 4)
+    base_D = np.linspace(1.0, 30.0, LEAST_DOCUMENTS)
+    others = {"base": base_D, "twin": base_D - 4 * 0.5}
+    found = paired_bootstrap(base_D - 4 * 0.5, others, counts_D, 200, seed=0)
+    assert found["test/perplexity_ratio_to_base"] == pytest.approx([math.exp(-0.5)] * 2)
+    assert found["test/perplexity_ratio_to_twin"] == [1, 1]
     low, high = found["test/perplexity"]
-    assert high > 2 * low
+    assert high > 1.5 * low
+
+
+def test_few_documents_give_no_interval():
+    few = np.ones(LEAST_DOCUMENTS - 1)
+    assert paired_bootstrap(few, {"base": few}, few.astype(int), 100, seed=1) == {}
 
 
 def test_the_seed_decides():
-    arguments = (np.array([1.0, 2.0, 9.0]), np.array([2.0, 2.0, 9.0]), np.array([2, 2, 3]), 100)
+    totals_D = np.linspace(1.0, 9.0, 12)
+    arguments = (totals_D, {"base": totals_D[::-1]}, np.arange(2, 14), 100)
     assert paired_bootstrap(*arguments, seed=1) == paired_bootstrap(*arguments, seed=1)
     assert paired_bootstrap(*arguments, seed=1) != paired_bootstrap(*arguments, seed=2)

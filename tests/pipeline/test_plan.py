@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import transformers
 from safetensors import safe_open
 
 from memdec.pipeline.experiment import load_experiment
@@ -66,6 +67,31 @@ def test_rows_and_flops_are_the_formula(finished):
     assert found["datastore"].flops == pytest.approx(forward)
     assert found["memory"].flops > 3 * 2 * forward
     assert found["base_scores"].rows == num["validation"] + num["test"]
+
+
+def test_each_model_is_planned_at_its_own_size(finished, tmp_path, tiny_model):
+    wide = transformers.LlamaConfig(
+        hidden_size=48,
+        intermediate_size=20,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        vocab_size=304,
+    )
+    transformers.LlamaForCausalLM(wide).save_pretrained(tmp_path / "wide")
+    for file in tiny_model("llama").glob("*token*"):
+        shutil.copy(file, tmp_path / "wide")
+    own, wide = read_model_facts(tiny_model("llama")), read_model_facts(tmp_path / "wide")
+    found = plans(finished)
+    keys = plans(finished, f"datastore.model={tmp_path / 'wide'}", "methods=[memory_decoder]")
+    assert keys["datastore"].num_bytes == found["datastore"].rows * (2 * 48 + 12)
+    memory = plans(finished, f"memory_decoder.init={tmp_path / 'wide'}")
+    assert memory["memory"].num_bytes == 32 * wide.parameters
+    shallow = plans(finished, "memory_decoder.blocks=1")["memory"]
+    assert shallow.num_bytes == 32 * (own.parameters - own.body_parameters * 2 // 3)
+    assert plans(finished, "trainer.max_steps=0")["memory"].flops == 0
+    one, two = (plans(finished, f"trainer.max_steps={n}")["memory"].flops for n in (1, 2))
+    assert two == 2 * one < found["memory"].flops
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma3", "qwen2"])
