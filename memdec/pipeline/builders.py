@@ -1,6 +1,9 @@
 """One function a stage: hand the job's settings and artifacts to the package that does the work."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from memdec.artifacts.artifact import ArtifactWriter
 from memdec.corpus.windows import Window, check_fills_a_window, make_windows
@@ -121,8 +124,11 @@ def query_neighbors(job: "Job", out: ArtifactWriter) -> None:
     """Search validation and test against the training text."""
     from memdec.datastore.neighbors import build_query_neighbors, check_k
 
-    scores = job.artifact("base_scores")
-    queries = {split: scores.array(f"{split}_keys") for split in SPLITS}
+    if job.experiment.datastore.model == "base":
+        scores = job.artifact("base_scores")
+        queries = {split: scores.array(f"{split}_keys") for split in SPLITS}
+    else:
+        queries = {split: _encode(job, split, out.scratch / split) for split in SPLITS}
     store, config = job.artifact("datastore"), job.experiment
     keys, values = store.array("keys"), store.array("values")
     check_k(config.knn.k, len(keys))
@@ -207,6 +213,24 @@ def _key_model(job: "Job") -> Any:
     path = job.artifact("dapt").path / "export" if name == "dapt" else job.key_model.path
     assert path is not None, "only a GGUF file has no directory, and key models are directories"
     return load_causal_lm(path, config.dtype, pick_device(config.device))
+
+
+def _encode(job: "Job", split: str, folder: Path) -> Any:
+    """Return the key model's keys of a held-out split, f16 [num_tokens - 1, D]."""
+    from memdec.datastore.build import build_datastore
+
+    out = ArtifactWriter(folder)
+    out.clear()
+    build_datastore(
+        out,
+        stream_of(job, split),
+        windows_of(job, split),
+        _key_model(job),
+        load_tokenizer_of(job)[1],
+        job.experiment.datastore.layer,
+        job.experiment.model.batch_size,
+    )
+    return np.load(folder / "keys.npy", mmap_mode="r")
 
 
 def _note_part(out: ArtifactWriter, shard: Shard, rows: range, num_rows: int) -> None:

@@ -84,21 +84,10 @@ class Experiment:
             raise ConfigError(f"methods is empty; choose from {', '.join(METHODS)}.")
         for method in self.methods:
             check_choice("methods", method, METHODS)
-        if "knn_lm" in self.methods and self.datastore.model != "base":
-            raise ConfigError(
-                f"datastore.model is {self.datastore.model!r} but knn_lm searches with the base's "
-                "own keys; take knn_lm out of methods, or set datastore.model to base."
-            )
         if "memory_mixture" in self.methods and not self.memory_mixture.memories:
             raise ConfigError(
                 "memory_mixture.memories is empty; give the export folders of trained memories, "
                 "such as [artifacts/memory/ID/export]."
-            )
-        compares = self.evaluation.fidelity and "memory_decoder" in self.methods
-        if compares and self.datastore.model != "base":
-            raise ConfigError(
-                f"evaluation.fidelity compares with a search by the base's own keys, but "
-                f"datastore.model is {self.datastore.model!r}; turn it off."
             )
         if self.knn.lm_share > 0 and self.memory_decoder.vocabulary == "corpus":
             raise ConfigError(

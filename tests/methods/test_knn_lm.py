@@ -2,10 +2,15 @@
 
 import numpy as np
 import pytest
+import torch
 
+from memdec.datastore.config import DatastoreConfig
+from memdec.datastore.encoder import encode
 from memdec.datastore.targets import knn_distribution
 from memdec.methods import knn_lm
 from memdec.methods.knn_lm import gold_knn_log_probs
+from memdec.models.loading import load_causal_lm
+from memdec.pipeline.job import Job
 
 NUM_QUERIES, NUM_NEIGHBORS, NUM_ROWS, VOCABULARY = 19, 6, 23, 7
 
@@ -66,3 +71,31 @@ def test_a_slot_without_neighbor_counts_for_nothing():
     for gold, wanted in ((4, 0.0), (5, -np.inf)):
         gold_Q = np.array([gold], np.uint32)
         assert gold_knn_log_probs(rows_QK, sq_distances_QK, values_N, gold_Q, 1.0)[0] == wanted
+
+
+@pytest.mark.parametrize("model", ["dapt", "gpt2"])
+def test_queries_and_fidelity_take_the_keys_of_the_key_model(
+    tiny_experiment, tiny_model, tmp_path, model
+):
+    source = model if model == "dapt" else str(tiny_model(model))
+    job = Job(tiny_experiment("llama", datastore=DatastoreConfig(model=source)), tmp_path)
+    path = job.artifact("dapt").path / "export" if model == "dapt" else tiny_model(model)
+    lm = load_causal_lm(path, "float32", torch.device("cpu"))
+    keys_ND = np.asarray(job.artifact("datastore").array("keys"), np.float64)
+    found = job.artifact("query_neighbors")
+    tokens = job.artifact("tokens").array("test_tokens")
+    for position in (1, 20, 31):  # in the first window
+        query = encode(
+            lm, "last_ffn_input", torch.from_numpy(tokens[:position].astype(np.int64))[None]
+        )
+        query_D = query[0, -1].half().double().numpy()
+        distances_N = ((keys_ND - query_D) ** 2).sum(1)
+        np.testing.assert_allclose(
+            found.array("test_sq_distances")[position - 1],
+            np.sort(distances_N)[:16],
+            rtol=1e-3,
+            atol=1e-3,
+        )
+    base = np.asarray(job.artifact("base_scores").array("test_keys"), np.float64)[30]
+    assert not np.allclose(base, query_D, atol=1e-2)
+    assert (job.artifact("fidelity").array("kl") >= -1e-5).all()
