@@ -36,7 +36,9 @@ def shingles(text: str) -> set[Shingle]:
 class ShingleIndex:
     """Texts that can be asked for the near duplicates of another."""
 
-    def __init__(self) -> None:
+    def __init__(self, whole_phrases: bool = False) -> None:
+        """Start empty; with `whole_phrases` a phrase added is a copy of what it stands in."""
+        self._whole_phrases = whole_phrases
         self._texts_with: defaultdict[Shingle, list[int]] = defaultdict(list)
         self._sizes: list[int] = []
 
@@ -49,6 +51,12 @@ class ShingleIndex:
         for shingle in found:
             self._texts_with[shingle].append(len(self._sizes))
         self._sizes.append(len(found))
+
+    def _counted(self, asked: int, added: int) -> int:
+        """Return the shingles of which half make a near duplicate: those of the smaller text."""
+        if self._whole_phrases and added <= asked:
+            return added
+        return max(min(asked, added), min(LEAST_SHINGLES, max(asked, added)))
 
     def near_duplicates(self, text: str) -> list[int]:
         """Return the numbers of the texts that are near duplicates of `text`, ascending."""
@@ -64,12 +72,8 @@ class ShingleIndex:
         return sorted(
             number
             for number, count in counts.items()
-            if count >= CONTAINMENT * _smaller(size, self._sizes[number])
+            if count >= CONTAINMENT * self._counted(size, self._sizes[number])
         )
-
-
-def _smaller(one: int, other: int) -> int:
-    return max(min(one, other), min(LEAST_SHINGLES, max(one, other)))
 
 
 def drop_near_duplicates(texts: Iterable[str]) -> list[str]:
@@ -87,7 +91,7 @@ class Overlap:
     """Count the test documents that also stand in train; all of test first, then train streams."""
 
     def __init__(self) -> None:
-        self._test = ShingleIndex()
+        self._test = ShingleIndex(whole_phrases=True)
         self._numbers: defaultdict[str, set[int]] = defaultdict(set)
         self._exact: set[int] = set()
         self._near: set[int] = set()

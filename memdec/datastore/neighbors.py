@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memdec.artifacts.artifact import ArtifactWriter
-from memdec.datastore.search import find_neighbors
+from memdec.datastore.search import find_for_queries, find_neighbors
 from memdec.datastore.search_config import SearchConfig
 from memdec.errors import ConfigError
 from memdec.progress import track
@@ -66,22 +66,22 @@ def build_query_neighbors(
 ) -> None:
     """Write SPLIT_rows and SPLIT_sq_distances [Q, K] of each split's queries; none is excluded."""
     num_cached = min(k_max, len(keys_ND))
-    facts = {}
-    for split, queries_QD in queries.items():
-        shape = (len(queries_QD), num_cached)
-        found = (
-            out.array(f"{split}_rows", shape, np.int32),
-            out.array(f"{split}_sq_distances", shape, np.float32),
+    found = {
+        split: (
+            out.array(f"{split}_rows", (len(queries_QD), num_cached), np.int32),
+            out.array(f"{split}_sq_distances", (len(queries_QD), num_cached), np.float32),
         )
-        with track(len(queries_QD), "queries", f"searching for {split}") as advance:
-            facts[split] = find_neighbors(
-                keys_ND,
-                values_N,
-                num_cached,
-                config,
-                out=found,
-                queries_QD=queries_QD,
-                device=device,
-                advance=advance,
-            )
+        for split, queries_QD in queries.items()
+    }
+    with track(sum(map(len, queries.values())), "queries", "searching neighbors") as advance:
+        facts = find_for_queries(
+            queries,
+            keys_ND,
+            values_N,
+            num_cached,
+            config,
+            out=found,
+            device=device,
+            advance=advance,
+        )
     out.info(**facts, k_max=num_cached)

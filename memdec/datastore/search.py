@@ -6,7 +6,8 @@ candidates, and every manifest says how far that is from exact.
 Shape legend: N rows, Q queries, D key width, K neighbors.
 """
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,7 +21,12 @@ from memdec.datastore.search_tiles import Keys, mean_key
 from memdec.datastore.search_topk import TopkSearch
 from memdec.errors import ConfigError, DataError
 
-__all__ = ["exact_neighbors", "find_neighbors", "search_neighbors"]
+if TYPE_CHECKING:
+    from memdec.datastore.search_faiss import FaissSearch
+
+__all__ = ["exact_neighbors", "find_for_queries", "find_neighbors", "search_neighbors"]
+
+EXACT = {"search": "exact", "recall": 1.0}
 
 Neighbors = tuple[Tensor, Tensor]
 """Row numbers and squared distances f32 [Q, K], nearest first, ties by lower row."""
@@ -99,29 +105,21 @@ def find_neighbors(
     config: SearchConfig,
     *,
     out: tuple[Array, Array],
-    rows: range | None = None,
-    queries_QD: Keys | None = None,
+    rows: range,
     device: str | torch.device = "cpu",
     advance: Advance = ignore,
 ) -> dict[str, Any]:
-    """Search some rows among all, or queries among the rows, the way the config says.
+    """Search some rows among all, each without itself, the way the config says; return facts.
 
-    Fills `out` (rows, squared distances) for `rows` of the keys (all when None), each without
-    itself; or, where `queries_QD` is given, for all queries, with nothing left out. The facts
-    returned name the method, its recall and, if
+    Fills `out` (rows, squared distances) for `rows`. The facts name the method, its recall and, if
     it is approximate, how far the targets are from exact ones; a slot that the index could not
     fill then holds row -1 at distance +inf. No row is left without any neighbor.
 
     Raises:
         ConfigError: k, or a setting of the index, does not fit the number of rows.
-        DataError: A key or query is not finite, or the widths differ.
+        DataError: A key is not finite.
     """
     method = config.method_for(len(keys_ND))
-    exact = {"search": "exact", "recall": 1.0}
-    if method == "exact" and queries_QD is not None:
-        search_neighbors(queries_QD, keys_ND, k, device=device, advance=advance, out=out)
-        return exact
-    rows = rows or range(len(keys_ND if queries_QD is None else queries_QD))
     if method == "exact":
         exact_neighbors(
             keys_ND,
@@ -132,28 +130,74 @@ def find_neighbors(
             advance=advance,
             out=out,
         )
-        return exact
-    _check_k(k, len(keys_ND) - (queries_QD is None))
+        return dict(EXACT)
+    _check_k(k, len(keys_ND) - 1)
     from memdec.datastore.search_faiss import FaissSearch
+
+    search = FaissSearch(keys_ND, k, method, config)
+    own_rows = torch.arange(rows.start, rows.stop)
+    found = Found(*out, rows.start)
+    return _approximate(search, found, keys_ND, own_rows, own_rows, values_N, config, advance)
+
+
+def find_for_queries(
+    queries: Mapping[str, Keys],
+    keys_ND: Keys,
+    values_N: Array,
+    k: int,
+    config: SearchConfig,
+    *,
+    out: Mapping[str, tuple[Array, Array]],
+    device: str | torch.device = "cpu",
+    advance: Advance = ignore,
+) -> dict[str, dict[str, Any]]:
+    """Search sets of queries among the keys as `find_neighbors` does, with nothing left out."""
+    method = config.method_for(len(keys_ND))
+    if method == "exact":
+        for name, queries_QD in queries.items():
+            search_neighbors(queries_QD, keys_ND, k, device=device, advance=advance, out=out[name])
+        return {name: dict(EXACT) for name in queries}
+    _check_k(k, len(keys_ND))
+    from memdec.datastore.search_faiss import FaissSearch
+
+    search = FaissSearch(keys_ND, k, method, config)
+    facts = {}
+    for name, queries_QD in queries.items():
+        wanted, found = torch.arange(len(queries_QD)), Found(*out[name])
+        facts[name] = _approximate(
+            search, found, queries_QD, wanted, None, values_N, config, advance
+        )
+    return facts
+
+
+def _approximate(
+    search: "FaissSearch",
+    found: Found,
+    queries_QD: Keys,
+    wanted: Tensor,
+    own_rows: Tensor | None,
+    values_N: Array,
+    config: SearchConfig,
+    advance: Advance,
+) -> dict[str, Any]:
     from memdec.datastore.search_report import compare_with_exact
 
-    found = Found(*out, rows.start)
-    wanted = torch.arange(rows.start, rows.stop)
-    search = FaissSearch(keys_ND, k, method, config)
-    own_rows = wanted if queries_QD is None else None
-    source = keys_ND if queries_QD is None else queries_QD
-    search.one_sided(found, source, wanted, own_rows, advance)
+    search.one_sided(found, queries_QD, wanted, own_rows, advance)
     # Without any neighbor a row would have no target. Those are alone in all lists visited: few.
-    empty = torch.from_numpy(np.flatnonzero(out[0][:, 0] < 0)) + rows.start
+    empty = torch.from_numpy(np.flatnonzero(found.rows[:, 0] < 0))
     if len(empty):
-        own = empty if queries_QD is None else None
-        TiledSearch(keys_ND, k).one_sided(Found(*out, rows.start), source, empty, own)
+        own = None if own_rows is None else own_rows[empty]
+        exact = TiledSearch(search.keys_ND, search.k)
+        again = Found(found.rows, found.sq_distances, int(wanted[0]))
+        exact.one_sided(again, queries_QD, wanted[empty], own)
     facts = {
         "search": search.description,
         "num_probes": config.num_probes,
         "rescued_rows": len(empty),
     }
-    return facts | compare_with_exact(found, rows, keys_ND, values_N, config, queries_QD)
+    return facts | compare_with_exact(
+        found, queries_QD, wanted, own_rows, search.keys_ND, values_N, config
+    )
 
 
 def _one_sided_search(keys_ND: Keys, k: int, device: torch.device) -> TiledSearch | TopkSearch:

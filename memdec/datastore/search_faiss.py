@@ -34,9 +34,9 @@ class FaissSearch:
         config.check(num_rows, width)
         num_lists = config.lists_for(num_rows)
         self.description = _factory_text(method, num_lists, config.code_bytes, width)
-        self._k = k
+        self.k = k
         self._num_candidates = min(num_rows, (k + 1) * (config.rerank if method == "ivf_pq" else 1))
-        self._keys = keys_ND
+        self.keys_ND = keys_ND
         self._mean = mean_key(keys_ND)
         faiss.omp_set_num_threads(torch.get_num_threads())
         self._index = faiss.index_factory(width, self.description)
@@ -50,15 +50,14 @@ class FaissSearch:
         self,
         out: Found,
         queries_QD: Keys,
-        wanted: Tensor | None = None,
+        wanted: Tensor,
         own_rows: Tensor | None = None,
         advance: Advance = ignore,
     ) -> None:
-        """Search the wanted queries (all when None), each without its own row where given.
+        """Search the wanted queries, each without its own row where given.
 
         What the lists cannot fill stays empty.
         """
-        wanted = torch.arange(len(queries_QD)) if wanted is None else wanted
         for places in torch.arange(len(wanted)).split(_QUERY_ROWS):
             centred_QD = self._centred(queries_QD, wanted[places])
             candidates_QC = self._index.search(centred_QD.numpy(), self._num_candidates)[1]
@@ -69,16 +68,16 @@ class FaissSearch:
 
     def _rerank(self, queries_QD: Tensor, candidates_QC: Array) -> Array:
         """Return the k nearest candidates by exact distance, packed i64 [Q, K]."""
-        packed_QC = np.full((len(candidates_QC), max(candidates_QC.shape[1], self._k)), EMPTY)
+        packed_QC = np.full((len(candidates_QC), max(candidates_QC.shape[1], self.k)), EMPTY)
         for query_D, candidates_C, packed in zip(queries_QD, candidates_QC, packed_QC, strict=True):
             found = np.sort(candidates_C[candidates_C >= 0])
             for part in np.array_split(found, -(-found.size * len(query_D) // _GATHERED) or 1):
-                difference = self._centred(self._keys, torch.from_numpy(part)) - query_D
+                difference = self._centred(self.keys_ND, torch.from_numpy(part)) - query_D
                 closeness = difference.square_().sum(1) / -2
                 place = np.searchsorted(found, part)
                 packed[place] = pack(closeness.numpy(), part)
         packed_QC.sort(axis=1)
-        return packed_QC[:, : self._k]
+        return packed_QC[:, : self.k]
 
     def _centred(self, keys: Keys, rows: Tensor) -> Tensor:
         """Return some rows less the mean of the datastore's keys, f32."""

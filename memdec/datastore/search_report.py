@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from memdec.datastore.search_candidates import Array
 from memdec.datastore.search_config import SearchConfig
@@ -26,29 +27,30 @@ _EXACT_SHARE = 1e-3
 
 def compare_with_exact(
     found: Found,
-    wanted: range,
+    queries_QD: Keys,
+    wanted: Tensor,
+    own_rows: Tensor | None,
     keys_ND: Keys,
     values_N: Array,
     config: SearchConfig,
-    queries_QD: Keys | None = None,
 ) -> dict[str, Any]:
-    """Search a sample of the wanted rows, or queries, exactly; return facts for the manifest.
+    """Search a sample of the wanted queries exactly; return facts for the manifest.
 
     They are recall@k, and for a few temperatures the mean KL(exact || approximate target) in nats,
     with 0.1% of the exact target mixed into the other. Warns when the recall is below the limit.
     """
     k = found.rows.shape[1]
     drawn = torch.randperm(len(wanted), generator=torch.Generator().manual_seed(1))
-    rows_Q = drawn[: config.sample_rows].sort().values + wanted.start
-    exact = Found(np.empty((len(rows_Q), k), np.int64), np.empty((len(rows_Q), k), np.float32))
-    sampled_QD = pick_rows(keys_ND if queries_QD is None else queries_QD, rows_Q)
-    own_rows = rows_Q if queries_QD is None else None
-    TiledSearch(keys_ND, k).one_sided(exact, sampled_QD, own_rows=own_rows)
-    places_Q = rows_Q.numpy() - wanted.start
-    near_rows_QK = np.asarray(found.rows[places_Q])
-    near_distances_QK = np.asarray(found.sq_distances[places_Q])
+    places_Q = drawn[: config.sample_rows].sort().values
+    shape = (len(places_Q), k)
+    exact = Found(np.empty(shape, np.int64), np.empty(shape, np.float32))
+    own_Q = None if own_rows is None else own_rows[places_Q]
+    sampled_QD = pick_rows(queries_QD, wanted[places_Q])
+    TiledSearch(keys_ND, k).one_sided(exact, sampled_QD, own_rows=own_Q)
+    near_rows_QK = np.asarray(found.rows[places_Q.numpy()])
+    near_distances_QK = np.asarray(found.sq_distances[places_Q.numpy()])
     recall = _recall(exact.rows, near_rows_QK)
-    _warn_when_low(recall, k, len(rows_Q), config)
+    _warn_when_low(recall, k, len(places_Q), config)
     divergence = {
         str(temperature): _divergence(
             _targets(exact.rows, exact.sq_distances, values_N, temperature),
@@ -56,7 +58,7 @@ def compare_with_exact(
         )
         for temperature in TEMPERATURES
     }
-    return {"recall": recall, "sampled_rows": len(rows_Q), "target_kl": divergence}
+    return {"recall": recall, "sampled_rows": len(places_Q), "target_kl": divergence}
 
 
 def _recall(exact_QK: Array, near_QK: Array) -> float:

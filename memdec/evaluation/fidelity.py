@@ -48,7 +48,7 @@ def write_fidelity(
     """
     names = ("same_top", "kl", "total_variation", "target_entropy")
     found = {name: out.array(name, (len(tokens) - 1,), np.float32) for name in names}
-    head_OD = memory.head()
+    head_OD = memory.head(rules.vocab_size)
     with track(len(tokens) - 1, "tokens", "comparing with the kNN targets") as advance:
         for batch in window_batches(tokens, windows, batch_size, rules):
             hidden_ND = memory(batch.inputs_BT.to(head_OD.device))

@@ -41,10 +41,13 @@ class MemoryDecoder(nn.Module):
         """Return the last hidden states [B, T, D]."""
         return body_output(self.lm, inputs_BT)
 
-    def head(self) -> Tensor:
-        """Return the rows of the output head that are in use [O, D]; gradients flow to it."""
+    def head(self, vocab_size: int | None = None) -> Tensor:
+        """Return the rows of the output head that are in use [O, D]; gradients flow to it.
+
+        Of a head over all tokens, the first `vocab_size` where given: what follows only pads it.
+        """
         weight_VD = head_weight(self.lm)
-        return weight_VD if self.output_ids_O is None else weight_VD[self.output_ids_O]
+        return weight_VD[:vocab_size] if self.output_ids_O is None else weight_VD[self.output_ids_O]
 
     def columns(self, token_ids: Tensor) -> Tensor:
         """Return the head's row of each token; all must be output tokens."""

@@ -172,7 +172,7 @@ def make_plan(
 
     Given `train_tokens`, everything is planned anew for a training text of that size.
     """
-    sizes = _sizes(job, train_tokens)
+    sizes = _sizes(job, train_tokens, set(job.required(method_stages)))
     _check_positions(job, sizes.model.max_positions)
     _check_prompt(job, sizes.model.max_positions)
     if "neighbors" in job.required(method_stages):
@@ -235,7 +235,7 @@ def check_room(job: Job, plans: list[StagePlan]) -> None:
     check_disk(job.root, need, "this run")
 
 
-def _sizes(job: Job, train_tokens: int | None) -> Sizes:
+def _sizes(job: Job, train_tokens: int | None, stages: set[str]) -> Sizes:
     experiment, corpus, trainer = job.experiment, job.experiment.corpus, job.experiment.trainer
     tokens = _token_counts(job)
     if train_tokens is not None:
@@ -250,8 +250,8 @@ def _sizes(job: Job, train_tokens: int | None) -> Sizes:
     return Sizes(
         tokens=tokens,
         model=facts,
-        keys=facts if experiment.datastore.model in ("base", "dapt") else _facts_of(job.key_model),
-        memory=_memory_facts(job, facts),
+        keys=_key_facts(job, facts) if "datastore" in stages else facts,
+        memory=_memory_facts(job, facts) if {"memory", "memory_scores"} & stages else facts,
         passes={split: _passes(corpus, split) for split in SPLITS},
         k=experiment.knn.k,
         k_max=experiment.knn.k_max,
@@ -272,6 +272,11 @@ def _facts_of(source: ModelSource) -> ModelFacts:
     return read_model_facts(source.path)
 
 
+def _key_facts(job: Job, base: ModelFacts) -> ModelFacts:
+    own = job.experiment.datastore.model in ("base", "dapt")
+    return base if own else _facts_of(job.key_model)
+
+
 def _memory_facts(job: Job, base: ModelFacts) -> ModelFacts:
     """Return the memory's sizes; a moved one keeps its own vocabulary here."""
     if job.plugged_memory is not None:
@@ -286,7 +291,7 @@ def _rag_passes(job: Job, max_positions: int) -> float:
     config, corpus = job.experiment.in_context_rag, job.experiment.corpus
     inputs = config.passage_tokens + corpus.block_size - corpus.stride / 2
     if 0 < max_positions < corpus.block_size + config.passage_tokens:
-        # The context slides with each query, so that none shares a pass.
+        # Where the context slides with each query, none shares a pass.
         return min(inputs, max_positions) / config.every_tokens
     return RAG_SHARE * inputs / config.every_tokens
 

@@ -97,11 +97,10 @@ class MemoryModule(lightning.LightningModule):
     def validation_step(self, batch: Batch, _: int) -> None:
         """Keep the memory's log-prob of every gold token."""
         hidden_ND = self.memory(batch["inputs_BT"])[batch["scored_BT"]]
-        output_ids_O = self.memory.output_ids_O
-        head_OD = self.memory.head()
-        if output_ids_O is None:  # as the scores that the base's are mixed with
-            head_OD = head_OD[: self._vocab_size]
-        scores = score_hidden(hidden_ND, head_OD, batch["gold_N"], output_ids_O, num_top=1)
+        head_OD = self.memory.head(self._vocab_size)
+        scores = score_hidden(
+            hidden_ND, head_OD, batch["gold_N"], self.memory.output_ids_O, num_top=1
+        )
         self._gold_log_probs[batch["rows_N"].cpu()] = scores.gold_log_probs_N.cpu()
 
     def on_validation_epoch_end(self) -> None:

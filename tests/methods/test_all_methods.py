@@ -58,7 +58,26 @@ def test_budgets_count_what_is_deployed_and_what_is_trained(result):
     trained = {n for n, b in budgets.items() if b["trained_parameters"]}
     assert trained == {"dapt", "dapt_memory", "lora", "memory_decoder", "adaptive_alpha"}
     assert len({budgets[name]["train_tokens"] for name in trained}) == 1
-    assert budgets["dapt"]["flops"] == 6 * base * budgets["dapt"]["train_tokens"]
+    # windows of 32 tokens, 16 apart: each token is read twice
+    assert budgets["dapt"]["flops"] == 2 * 6 * base * budgets["dapt"]["train_tokens"]
+
+
+def test_every_record_counts_the_test_documents_and_their_copies_in_train(result):
+    (manifest,) = (result.folder.parents[1] / "tokens").glob("*/manifest.json")
+    overlap = json.loads(manifest.read_text())["info"]["train_test_overlap"]
+    for record in result.records:
+        assert record["metrics"]["test/num_documents"] == overlap["test_documents"] == 4
+        assert record["metrics"]["test/documents_in_train"] == overlap["near"]
+        assert record["intervals"] == {}  # too few documents
+
+
+def test_the_gate_is_compared_with_one_alpha(result):
+    records = {record["method"]: record for record in result.records}
+    gate, one = records["adaptive_alpha"], records["memory_decoder"]
+    ratio = gate["metrics"]["test/perplexity"] / one["metrics"]["test/perplexity"]
+    assert gate["metrics"]["test/perplexity_ratio_to_one_alpha"] == pytest.approx(ratio, rel=1e-6)
+    assert gate["tuned"]["best single alpha"] == one["alpha"]
+    assert "test/perplexity_ratio_to_one_alpha" not in one["metrics"]
 
 
 def test_an_oracle_bounds_every_alpha(result):

@@ -83,6 +83,27 @@ def test_notes_tell_a_tuned_alpha_from_a_fixed_one(make_record):
     assert notes_of([make_record()], []) == []
 
 
+def test_notes_count_the_test_documents_and_name_those_in_train(make_record):
+    def note(**seen):
+        records = [
+            make_record(
+                9.0,
+                experiment=name,
+                title=name,
+                metrics={
+                    "test/perplexity": 9.0,
+                    "test/num_documents": 10.0 + index,
+                    "test/documents_in_train": float(seen.get(name, 0)),
+                },
+            )
+            for index, name in enumerate(("law", "tax"))
+        ]
+        return [text for text in notes_of(records, []) if text.startswith("Test documents")]
+
+    assert note() == ["Test documents: law 10, tax 11. None is in train too, or nearly."]
+    assert note(tax=2) == ["Test documents: law 10, tax 11. In train too, whole or nearly: tax 2."]
+
+
 def test_an_origin_says_when_sources_were_edited(make_record):
     assert "(edited)" in origin(make_record(provenance={"dirty": True}))
     assert hardware(make_record(provenance={"hardware": {}})) == "hardware not recorded"
