@@ -17,7 +17,8 @@ class MemoryDecoderConfig:
     """The small decoder that imitates the kNN retriever, and its share in the mixture."""
 
     trained: str = ""
-    """Export folder of a trained memory to plug in as it is; empty to train one."""
+    """Export folder of a trained memory to plug in as it is: of the other keys only alpha then
+    counts. Empty to train one."""
     init: str = "base"
     """Weights to start from: base (the adapted model itself), scratch, or a model directory."""
     blocks: int = 0
