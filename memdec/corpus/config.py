@@ -115,6 +115,10 @@ class CorpusConfig:
         if self.source == "hf" and not self.dataset:
             raise ConfigError("corpus.dataset is empty; source hf needs a hub name or a folder.")
 
+    def passes(self, split: str) -> float:
+        """Return the inputs of a pass over a split for each of its tokens: windows overlap."""
+        return self.block_size / (self.train_stride if split == "train" else self.stride)
+
     @property
     def makes_splits(self) -> bool:
         """Tell whether memdec splits one set of documents itself, after dropping duplicates."""

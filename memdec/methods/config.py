@@ -101,6 +101,11 @@ class InContextRagConfig:
         for key in ("passage_tokens", "query_tokens", "every_tokens"):
             check_at_least(f"in_context_rag.{key}", getattr(self, key), 1)
 
+    def max_inputs(self, block_size: int, positions: int) -> int:
+        """Return the most inputs of passage and context, BOS apart, with so many (0: any) free."""
+        wanted = block_size + self.passage_tokens
+        return min(wanted, positions) if positions > 0 else wanted
+
     def check_window(self, block_size: int) -> None:
         """Raise ConfigError when a passage leaves no room for the context of the scored tokens."""
         if self.passage_tokens + self.every_tokens > block_size:

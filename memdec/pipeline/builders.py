@@ -128,7 +128,8 @@ def query_neighbors(job: "Job", out: ArtifactWriter) -> None:
         scores = job.artifact("base_scores")
         queries = {split: scores.array(f"{split}_keys") for split in SPLITS}
     else:
-        queries = {split: _encode(job, split, out.scratch / split) for split in SPLITS}
+        lm = _key_model(job)
+        queries = {split: _encode(job, lm, split, out.scratch / split) for split in SPLITS}
     store, config = job.artifact("datastore"), job.experiment
     keys, values = store.array("keys"), store.array("values")
     check_k(config.knn.k, len(keys))
@@ -173,10 +174,8 @@ def rag_scores(job: "Job", out: ArtifactWriter) -> None:
     from memdec.pipeline.model_facts import read_model_facts
 
     config, (tokenizer, rules) = job.experiment.in_context_rag, load_tokenizer_of(job)
-    max_inputs = job.experiment.corpus.block_size + config.passage_tokens
     positions = read_model_facts(job.model_path).max_positions - int(rules.bos_on_each_window)
-    if 0 < positions < max_inputs:  # the oldest context makes room, as in the paper's 1,024
-        max_inputs = positions
+    max_inputs = config.max_inputs(job.experiment.corpus.block_size, positions)
     starts = job.artifact("tokens").array("train_document_starts")
     passages = cut_passages(
         stream_of(job, "train"), starts, config.passage_tokens, rules.separator_id
@@ -215,8 +214,8 @@ def _key_model(job: "Job") -> Any:
     return load_causal_lm(path, config.dtype, pick_device(config.device))
 
 
-def _encode(job: "Job", split: str, folder: Path) -> Any:
-    """Return the key model's keys of a held-out split, f16 [num_tokens - 1, D]."""
+def _encode(job: "Job", lm: Any, split: str, folder: Path) -> Any:
+    """Return a model's keys of a held-out split, f16 [num_tokens - 1, D]."""
     from memdec.datastore.build import build_datastore
 
     out = ArtifactWriter(folder)
@@ -225,7 +224,7 @@ def _encode(job: "Job", split: str, folder: Path) -> Any:
         out,
         stream_of(job, split),
         windows_of(job, split),
-        _key_model(job),
+        lm,
         load_tokenizer_of(job)[1],
         job.experiment.datastore.layer,
         job.experiment.model.batch_size,

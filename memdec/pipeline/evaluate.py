@@ -20,7 +20,7 @@ from memdec.pipeline.examples import example_tokens, side_by_side
 from memdec.pipeline.identity import describe
 from memdec.pipeline.job import Job
 from memdec.pipeline.model_facts import read_model_facts
-from memdec.pipeline.plan import model_facts
+from memdec.pipeline.sizes import model_facts
 from memdec.pipeline.stages import stages_of
 
 
@@ -157,8 +157,7 @@ def _budget(job: Job, method: Method, adapted: AdaptedLM) -> dict[str, float]:
         budget["parameters"] = base + whole if adapted.candidates else whole
         budget["trained_parameters"] = trained
         budget["train_tokens"] = info["train_tokens"]
-        corpus = job.experiment.corpus
-        inputs = info["train_tokens"] * corpus.block_size / corpus.train_stride  # windows overlap
+        inputs = info["train_tokens"] * job.experiment.corpus.passes("train")
         budget["flops"] = (4.0 * whole + 2.0 * trained) * inputs
         if "rank" in info:
             budget["rank"] = info["rank"]

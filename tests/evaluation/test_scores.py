@@ -39,16 +39,8 @@ def slow_log_probs(lm, ids, outputs):
     return (logits_V + allowed_V).log_softmax(0).numpy()
 
 
-@pytest.mark.parametrize("kind", ["gemma3", "gpt2", "llama"])
-@pytest.mark.parametrize("restricted", [False, True])
-def test_every_token_gets_its_log_prob_in_its_window(
-    kind, restricted, tiny_model, tokens, tmp_path
-):
-    lm = load_causal_lm(tiny_model(kind), "float32", torch.device("cpu"))
-    rules = read_token_rules(load_tokenizer(tiny_model(kind)))
-    outputs = torch.unique(torch.tensor(tokens[:20].astype(np.int64)))
-    head_OD = head_weight(lm)[outputs] if restricted else head_weight(lm)
-    writer = ArtifactWriter(tmp_path / ".part")
+def score(folder, tokens, rules, lm, head_OD, outputs=None, key_layer=None):
+    writer = ArtifactWriter(folder / ".part")
     writer.clear()
     score_split(
         writer,
@@ -58,10 +50,24 @@ def test_every_token_gets_its_log_prob_in_its_window(
         rules,
         body=lm,
         head_OD=head_OD,
-        output_ids_O=outputs if restricted else None,
+        output_ids_O=outputs,
         batch_size=2,
-        key_layer="last_ffn_input",
+        key_layer=key_layer,
     )
+    return writer
+
+
+@pytest.mark.parametrize("kind", ["gemma3", "gpt2", "llama"])
+@pytest.mark.parametrize("restricted", [False, True])
+def test_every_token_gets_its_log_prob_in_its_window(
+    kind, restricted, tiny_model, tokens, tmp_path
+):
+    lm = load_causal_lm(tiny_model(kind), "float32", torch.device("cpu"))
+    rules = read_token_rules(load_tokenizer(tiny_model(kind)))
+    outputs = torch.unique(torch.tensor(tokens[:20].astype(np.int64)))
+    head_OD = head_weight(lm)[outputs] if restricted else head_weight(lm)
+    layer = "last_ffn_input"
+    writer = score(tmp_path, tokens, rules, lm, head_OD, outputs if restricted else None, layer)
     made = writer.seal(tmp_path / "s" / ("a" * 16), "s", "a" * 16, {})
     gold_N, top_NK = made.array("test_gold_log_probs"), made.array("test_top_ids")
     assert (gold_N.shape, gold_N.dtype) == ((NUM_TOKENS - 1,), np.float32)
@@ -94,20 +100,8 @@ def test_tokens_that_only_pad_a_head_get_no_probability(tiny_model, tokens, tmp_
     for number, width in enumerate((0, 3, 70)):
         padding_PD = 2 * head_VD[:width]  # as likely as any token
         padded = replace(rules, vocab_size=len(head_VD))
-        writer = ArtifactWriter(tmp_path / str(number))
-        writer.clear()
-        score_split(
-            writer,
-            "test",
-            tokens,
-            make_windows(NUM_TOKENS, BLOCK, STRIDE),
-            padded,
-            body=lm,
-            head_OD=torch.cat([head_VD, padding_PD]),
-            output_ids_O=None,
-            batch_size=2,
-            key_layer=None,
-        )
+        head_OD = torch.cat([head_VD, padding_PD])
+        writer = score(tmp_path / str(number), tokens, padded, lm, head_OD)
         found.append(
             [np.load(writer.path / f"test_{n}.npy") for n in ("gold_log_probs", "top_ids")]
         )

@@ -11,7 +11,8 @@ from memdec.pipeline.experiment import load_experiment
 from memdec.pipeline.job import Job
 from memdec.pipeline.model_facts import read_model_facts
 from memdec.pipeline.model_source import ModelSource
-from memdec.pipeline.plan import make_plan, model_facts
+from memdec.pipeline.plan import make_plan
+from memdec.pipeline.sizes import model_facts
 
 STAGES = ("base_scores", "datastore", "query_neighbors", "targets", "memory", "memory_scores")
 
