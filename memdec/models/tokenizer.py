@@ -12,7 +12,7 @@ from memdec.errors import ConfigError, DataError
 
 _BOS_RULES = ("auto", "always", "never")
 _DOCUMENT_SEPARATOR = "<|endoftext|>"
-_ENCODING_PARTS = ("added_tokens", "normalizer", "pre_tokenizer", "model")
+_ENCODING_PARTS = ("normalizer", "pre_tokenizer", "model")
 
 
 @dataclass(frozen=True)
@@ -65,25 +65,32 @@ def tokenizer_hash(tokenizer: Any) -> str:
     Raises:
         DataError: The tokenizer has no `tokenizers` backend.
     """
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        raise DataError(
-            f"{type(tokenizer).__name__} is not a fast tokenizer; give a model directory "
-            "with a tokenizer.json."
-        )
-    whole = json.loads(backend.to_str())
-    parts = {name: whole[name] for name in _ENCODING_PARTS}
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    parts, added = _encoding(tokenizer)
+    whole = parts | {"added_tokens": added}
+    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
 
-def check_same_tokenizer(
-    base_name: str, base_hash: str, memory_name: str, memory_hash: str
-) -> None:
-    """Raise ConfigError unless base and memory read text the same way."""
-    if base_hash != memory_hash:
+def reads_alike(base: Any, other: Any) -> bool:
+    """Return whether a model with the tokenizer `other` knows each token of the base's streams.
+
+    Both split text in the same way, and each token of the base is one of `other`, which may have
+    added more: a memory of Qwen2.5 serves Qwen2, which lacks 19 of its tokens.
+    """
+    if tokenizer_hash(base) == tokenizer_hash(other):
+        return True
+    rules = [_encoding(tokenizer)[0] for tokenizer in (base, other)]
+    for encoding in rules:
+        if encoding["model"]["type"] == "BPE":  # splits by its merges alone
+            del encoding["model"]["vocab"]
+    return rules[0] == rules[1] and base.get_vocab().items() <= other.get_vocab().items()
+
+
+def check_same_tokenizer(base_name: str, base: Any, memory_name: str, memory: Any) -> None:
+    """Raise ConfigError unless the memory's tokenizer reads as the base's does."""
+    if not reads_alike(base, memory):
         raise ConfigError(
             f"base {base_name} and memory {memory_name} have different tokenizers "
-            f"({base_hash[:8]} and {memory_hash[:8]}), so their tokens cannot be mixed; use the "
+            f"({len(base):,} and {len(memory):,} tokens), so their tokens cannot be mixed; use the "
             "base that the memory was trained for, or train one for this base with: memdec run "
             f"EXPERIMENT memory_decoder.init={memory_name} memory_decoder.transfer=copied "
             "memory_decoder.trained="
@@ -130,6 +137,18 @@ def character_counter(tokenizer: Any) -> Callable[[str, int], int]:
         return max((end for _, end in encoded["offset_mapping"][:num_tokens]), default=0)
 
     return count
+
+
+def _encoding(tokenizer: Any) -> tuple[dict[str, Any], Any]:
+    """Return what splits text (vocabulary, merges, normaliser) and the tokens added to it."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise DataError(
+            f"{type(tokenizer).__name__} is not a fast tokenizer; give a model directory "
+            "with a tokenizer.json."
+        )
+    whole = json.loads(backend.to_str())
+    return {name: whole[name] for name in _ENCODING_PARTS}, whole["added_tokens"]
 
 
 def _adds_bos(tokenizer: Any) -> bool:

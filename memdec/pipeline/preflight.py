@@ -39,14 +39,14 @@ def _check_tokenizers(job: Job, stages: Sequence[str]) -> None:
     if not plugged and not models:
         return
     from memdec.models.loading import load_tokenizer
-    from memdec.models.memory import read_memory_facts
-    from memdec.models.tokenizer import check_same_tokenizer, tokenizer_hash
+    from memdec.models.memory import load_memory_tokenizer
+    from memdec.models.tokenizer import check_same_tokenizer, reads_alike
 
-    base, own = job.experiment.model.source, load_tokenizer_of(job)[1].hash
+    base, own = job.experiment.model.source, load_tokenizer_of(job)[0]
     for memory in plugged:
-        check_same_tokenizer(base, own, str(memory), read_memory_facts(memory)["tokenizer_hash"])
+        check_same_tokenizer(base, own, str(memory), load_memory_tokenizer(memory))
     for key, path in models.items():
-        if tokenizer_hash(load_tokenizer(path)) != own:
+        if not reads_alike(own, load_tokenizer(path)):
             raise ConfigError(f"{key} {path} has another tokenizer than the base {base}; {DO[key]}")
 
 

@@ -176,11 +176,11 @@ def _memory_parameters(job: "Job") -> int:
 def _fit_vocabulary(job: "Job", lm: Any, start: Path) -> None:
     """Give the memory the base's vocabulary where its own is another."""
     from memdec.models.loading import load_tokenizer
-    from memdec.models.tokenizer import tokenizer_hash
+    from memdec.models.tokenizer import reads_alike
     from memdec.models.vocabulary import change_vocabulary
 
-    (tokenizer, rules), own = load_tokenizer_of(job), load_tokenizer(start)
-    if tokenizer_hash(own) != rules.hash:
+    tokenizer, own = load_tokenizer_of(job)[0], load_tokenizer(start)
+    if not reads_alike(tokenizer, own):
         rows = "copied" if job.experiment.memory_decoder.transfer == "copied" else "random"
         change_vocabulary(lm, own, tokenizer, rows, job.experiment.seed)
 

@@ -1,10 +1,12 @@
 """Token rules are those of the tokenizer itself; text never turns into special tokens."""
 
 import dataclasses
+import json
 import logging
 from itertools import accumulate
 
 import pytest
+import tokenizers
 import transformers
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +17,7 @@ from memdec.models.tokenizer import (
     check_same_tokenizer,
     encoder,
     read_token_rules,
+    reads_alike,
     tokenizer_hash,
 )
 
@@ -160,9 +163,33 @@ def test_a_tokenizer_without_a_backend_is_refused():
         tokenizer_hash(object())
 
 
-def test_base_and_memory_with_different_tokenizers_are_refused():
-    check_same_tokenizer("base-a", "00ff", "memory-b", "00ff")
+def test_base_and_memory_with_different_tokenizers_are_refused(plain_tokenizer, tokenizer_builder):
+    check_same_tokenizer("base-a", plain_tokenizer, "memory-b", plain_tokenizer)
+    other = tokenizer_builder("<|im_start|>", "<|im_end|>", merges_from=["completely other words"])
     with pytest.raises(
         ConfigError, match=r"base-a and memory memory-b .* memory_decoder\.transfer=copied"
     ):
-        check_same_tokenizer("base-a", "00ff", "memory-b", "11ff")
+        check_same_tokenizer("base-a", plain_tokenizer, "memory-b", other)
+
+
+def test_a_memory_may_have_added_tokens_that_the_base_lacks(plain_tokenizer, tokenizer_builder):
+    more = tokenizer_builder("<|im_start|>", "<|im_end|>")
+    more.add_tokens(["<tool_call>"])
+    check_same_tokenizer("qwen2", plain_tokenizer, "qwen2.5", more)
+    with pytest.raises(ConfigError, match="different tokenizers"):
+        check_same_tokenizer("qwen2.5", more, "qwen2", plain_tokenizer)
+    renamed = tokenizer_builder("<|im_start|>", "<|im_end|>")
+    renamed.add_tokens(["<fim>"])
+    with pytest.raises(ConfigError, match="different tokenizers"):
+        check_same_tokenizer("qwen2.5", more, "another", renamed)
+
+
+def test_rows_that_pad_the_vocabulary_of_a_memory_are_no_difference(plain_tokenizer):
+    whole = json.loads(plain_tokenizer.backend_tokenizer.to_str())
+    whole["model"]["vocab"]["[PAD]"] = len(plain_tokenizer)
+    padded = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizers.Tokenizer.from_str(json.dumps(whole))
+    )
+    assert tokenizer_hash(padded) != tokenizer_hash(plain_tokenizer)
+    assert reads_alike(plain_tokenizer, padded)
+    assert not reads_alike(padded, plain_tokenizer)
