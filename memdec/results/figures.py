@@ -58,7 +58,7 @@ def _dots(table: Table, index: int, heading: Heading) -> Figure | None:
         bars.append((low, mean, high))
     groups = {row.group for row, _, _ in shown}
     names = [f"{r.group} {r.label}".strip() if len(groups) > 1 else r.label for r, _, _ in shown]
-    x = Axis.around([value for bar in bars for value in bar], heading.label)
+    x = Axis.around([value for bar in bars for value in bar], _metric(table))
     y = Axis(low=-0.6, high=len(shown) - 0.4, label="")
     left = min(30 + 7.8 * max(map(len, names)), 280)
     chart = Chart(title=heading.label, x=x, y=y, left=left, names=names)
@@ -88,9 +88,9 @@ def _setting_curve(table: Table, index: int, heading: Heading) -> Figure | None:
     label = table.spec.curve.rsplit(".", 1)[-1]
     x = Axis.around(xs, label, log=min(xs) > 0 and max(xs) / min(xs) > 10)
     chart = Chart(
-        title=f"{heading.label}: test perplexity over {label}",
+        title=f"{_metric(table)} over {label}: {heading.label}",
         x=x,
-        y=Axis.around([point[1] for point in points], "Test perplexity"),
+        y=Axis.around([point[1] for point in points], _metric(table)),
     )
     one_each = len({method for _, method in series}) == len(series)
     for place, ((group, method), line) in enumerate(series.items()):
@@ -192,7 +192,7 @@ def _cost(table: Table, index: int, heading: Heading, metric: str) -> Figure | N
     chart = Chart(
         title=f"{heading.label} against {metric}",
         x=Axis.around(costs, metric.capitalize(), log=max(costs) / min(costs) > 5),
-        y=Axis.around([height for _, _, height in found], heading.label),
+        y=Axis.around([height for _, _, height in found], _metric(table)),
     )
     for run, cost, height in found:
         words = f"{run.name}: {height:.2f} at {cost:,.0f} {metric}"
@@ -215,6 +215,11 @@ def _one_run_of_each(records: list[Record]) -> list[list[Record]]:
         if record.complete:
             groups.setdefault(record.experiment, {}).setdefault(record.method, record)
     return [list(methods.values()) for methods in groups.values()][:_MOST_OF_A_KIND]
+
+
+def _metric(table: Table) -> str:
+    """Name what every column drawn measures: `test/perplexity` is "Test perplexity"."""
+    return table.spec.metric.replace("/", " ").replace("_", " ").capitalize()
 
 
 def _run_words(records: list[Record]) -> str:
