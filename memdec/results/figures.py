@@ -57,18 +57,21 @@ def _dots(table: Table, index: int, heading: Heading) -> Figure | None:
         low, high = cell.interval or (mean - spread, mean + spread)
         bars.append((low, mean, high))
     groups = {row.group for row, _, _ in shown}
-    names = [f"{r.group} {r.label}".strip() if len(groups) > 1 else r.label for r, _, _ in shown]
+    labels = [row.label.removeprefix("+ ") for row, _, _ in shown]
+    if len(groups) > 1:
+        labels = [f"{row.group} {name}" for (row, _, _), name in zip(shown, labels, strict=True)]
+    names = [label.strip() for label in labels]
     x = Axis.around([value for bar in bars for value in bar], _metric(table))
     y = Axis(low=-0.6, high=len(shown) - 0.4, label="")
-    left = min(30 + 7.8 * max(map(len, names)), 280)
+    left = min(30 + 7.6 * max(map(len, names)), 380)
     chart = Chart(title=heading.label, x=x, y=y, left=left, names=names)
     for place, ((row, cell, mean), (low, _, high)) in enumerate(zip(shown, bars, strict=True)):
         style = style_of(row.method)
         chart.span((low, place), (high, place), style)
         words = cell_text(cell, heading.column.digits)
         chart.dot((mean, place), style, f"{names[place]}: {words}")
-        near_right = x.share(mean) > 0.8
-        chart.text((mean, place), f"{mean:,.{heading.column.digits}f}", _anchor(near_right), 11)
+        anchor = _anchor(x.share(mean))
+        chart.text((mean, place), f"{mean:,.{heading.column.digits}f}", anchor, 11)
     has_bars = any(low < high for low, _, high in bars)
     caption = "Bars: 95% interval, or spread over seeds." if has_bars else ""
     return _figure(table, "dots", heading.label, chart, caption)
@@ -231,8 +234,9 @@ def _title(table: Table, words: str, records: list[Record]) -> str:
     return f"{words}: {_run_words(records)}" if several else words
 
 
-def _anchor(near_right: bool) -> str:
-    return "end" if near_right else "middle"
+def _anchor(share: float) -> str:
+    """Return on which side of its mark a number stands, so that it stays within the axes."""
+    return "end" if share > 0.8 else "start" if share < 0.15 else "middle"
 
 
 def _figure(table: Table, kind: str, words: str, chart: Chart, caption: str) -> Figure:
