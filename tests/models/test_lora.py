@@ -91,7 +91,7 @@ def exported(start, tiny_model, tmp_path):
 def test_a_loaded_adapter_is_the_exported_one(exported, tiny_model, kind):
     folder, hidden_BTD, _ = exported(kind)
     lm = load_lora(folder, tiny_model(kind), "float32", CPU)
-    assert torch.equal(body_output(lm, INPUTS_BT), hidden_BTD)
+    torch.testing.assert_close(body_output(lm, INPUTS_BT), hidden_BTD, rtol=1e-4, atol=1e-5)
     assert not lm.training
     assert (
         json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] is None
