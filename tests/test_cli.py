@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import transformers
 
 TORCH_FREE = """
 import sys
@@ -311,6 +312,27 @@ def test_it_is_taken_where_it_may_or_does_not_matter(memdec, experiment, tiny_mo
         ["methods=[lora]", "lora.budget_parameters=2000"],
     ):
         assert memdec("run", experiment, init, *words, cwd=tmp_path).code == 0
+
+
+@pytest.mark.parametrize("verb", ["run", "plan"])
+def test_more_blocks_than_there_are_is_refused_before_any_work(verb, memdec, experiment, tmp_path):
+    words = ("memory_decoder.blocks=9", "methods=[memory_decoder]")
+    ended = memdec(verb, experiment, *words, cwd=tmp_path)
+    assert_refused(ended, "memory_decoder.blocks is 9 but the starting model has 3.")
+    assert not list(tmp_path.glob("artifacts/*/*"))
+
+
+def test_a_separator_that_the_model_has_no_row_for_is_refused(
+    memdec, experiment, tiny_model, tmp_path
+):
+    base = shutil.copytree(tiny_model("llama"), tmp_path / "model")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(base)
+    tokenizer.add_tokens([f"<x{i}>" for i in range(10)], special_tokens=True)
+    tokenizer.save_pretrained(base)
+    words = (f"model.source={base}", "model.separator=<x9>", "methods=[base]")
+    ended = memdec("run", experiment, *words, cwd=tmp_path)
+    assert_refused(ended, "'<x9>'", "but the model has 304 tokens", "model.separator")
+    assert not list(tmp_path.glob("artifacts/tokens/[!.]*"))
 
 
 def test_a_trained_memory_of_another_tokenizer_is_refused_before_any_work(

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memdec.checks import check_extra
+from memdec.errors import DataError
 
 Tokens = NDArray[np.uint32]
 
@@ -34,12 +35,19 @@ class PassageIndex:
 
         Raises:
             MissingExtraError: bm25s is not installed.
+            DataError: No text has a word to index.
         """
         check_extra("in_context_rag", "rag")
         import bm25s
 
+        words = _words(texts)
+        if not any(words):
+            raise DataError(
+                "in_context_rag: no passage of corpus.train has a word that BM25 indexes (two "
+                "letters or more, no stopword); leave the method out for this corpus."
+            )
         self._index = bm25s.BM25()
-        self._index.index(_words(texts), show_progress=False)
+        self._index.index(words, show_progress=False)
 
     def best(self, queries: Sequence[str]) -> NDArray[np.int32]:
         """Return the best passage of each query (ties to the lower one); -1 where none fits."""

@@ -83,7 +83,8 @@ def _mix_all(adapted: AdaptedLM) -> Settled:
         adapted.lm["validation"], np.stack([score["validation"] for score in scores])
     )
     alpha = min(float(weights_M.sum()), LARGEST_TUNED_ALPHA)
-    shares_M1 = torch.log(torch.from_numpy(weights_M / weights_M.sum()))[:, None]
+    shares_M = weights_M / weights_M.sum() if alpha else np.full(len(scores), 1 / len(scores))
+    shares_M1 = torch.log(torch.from_numpy(shares_M))[:, None]
     together = {
         split: (shares_M1 + torch.from_numpy(np.stack([score[split] for score in scores])))
         .logsumexp(0)

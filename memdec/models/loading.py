@@ -12,6 +12,8 @@ from memdec.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "*.model")
+
 
 def pick_device(name: str) -> torch.device:
     """Return the device for `auto`, `cpu`, `cuda` or `cuda:N`.
@@ -50,7 +52,7 @@ def load_causal_lm(path: Path, dtype: str, device: torch.device) -> "PreTrainedM
             attn_implementation="sdpa",
             output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise DataError(f"{path} is not a loadable causal LM: {_first_line(error)}") from None
     lm, report = read
     if report["missing_keys"]:  # transformers would fill them with random numbers
@@ -74,7 +76,7 @@ def load_skeleton(path: Path) -> nn.Module:
             return AutoModelForCausalLM.from_config(
                 AutoConfig.from_pretrained(path, local_files_only=True)
             )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is not a loadable causal LM: {_first_line(error)}") from None
 
 
@@ -87,9 +89,12 @@ def load_tokenizer(path: Path) -> Any:
     from transformers import AutoTokenizer
 
     _check_folder(path)
+    if not any(file for pattern in _TOKENIZER_FILES for file in path.glob(pattern)):
+        # transformers would make up an empty one
+        raise DataError(f"{path} holds no tokenizer (no tokenizer.json); add the model's own.")
     try:
         return AutoTokenizer.from_pretrained(path, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} holds no loadable tokenizer: {_first_line(error)}") from None
 
 

@@ -16,14 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from memdec.artifacts.files import write_text
-from memdec.errors import DataError
+from memdec.models.exports import MEMORY_FILE, read_memory_facts
 from memdec.models.loading import body_output, head_weight, load_causal_lm, load_tokenizer
 from memdec.models.scoring import output_columns
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-MEMORY_FILE = "memory.json"
 OUTPUT_IDS_FILE = "output_ids.npy"
 
 
@@ -121,20 +120,3 @@ def load_memory_tokenizer(path: Path) -> Any:
     """
     read_memory_facts(path)
     return load_tokenizer(path)
-
-
-def read_memory_facts(path: Path) -> dict[str, Any]:
-    """Read what an exported memory says about itself (tokenizer hash, training settings).
-
-    Raises:
-        DataError: `path` is not an exported memory.
-    """
-    try:
-        facts = json.loads((path / MEMORY_FILE).read_text(encoding="utf-8"))
-        facts["tokenizer_hash"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise DataError(
-            f"{path} is not an exported memory (no readable {MEMORY_FILE}); "
-            "give the export folder that `memdec run` prints."
-        ) from None
-    return facts

@@ -7,6 +7,8 @@ import numpy as np
 
 from memdec.artifacts.artifact import ArtifactWriter
 from memdec.corpus.windows import Window, check_fills_a_window, make_windows
+from memdec.errors import ConfigError
+from memdec.pipeline.model_facts import read_model_facts
 from memdec.pipeline.shards import WHOLE, Shard
 
 if TYPE_CHECKING:
@@ -31,6 +33,14 @@ def tokens(job: "Job", out: ArtifactWriter) -> None:
     from memdec.models.tokenizer import character_counter, encoder
 
     tokenizer, rules = load_tokenizer_of(job)
+    rows = read_model_facts(job.model_path).vocab_size
+    largest = max(rules.separator_id, rules.bos_id if rules.bos_on_each_window else 0)
+    if largest >= rows:
+        raise ConfigError(
+            f"token {largest} ({tokenizer.convert_ids_to_tokens(largest)!r}) ends documents or "
+            f"opens windows, but the model has {rows:,} tokens; give another model.separator, or "
+            "model.bos=never."
+        )
     tokenize_corpus(
         out,
         job.experiment.corpus,

@@ -17,7 +17,7 @@ from memdec.evaluation.perplexity import document_totals, paired_bootstrap, perp
 from memdec.evaluation.settle import Settled, settle
 from memdec.methods.contract import SPLITS, AdaptedLM, Method, MethodInputs
 from memdec.pipeline.examples import example_tokens, side_by_side
-from memdec.pipeline.identity import describe
+from memdec.pipeline.identity import describe, given_memories
 from memdec.pipeline.job import Job
 from memdec.pipeline.model_facts import read_model_facts
 from memdec.pipeline.sizes import model_facts
@@ -42,7 +42,7 @@ def evaluate(job: Job, method: Method, started: str) -> dict[str, Any]:
         "curves": _curves(job, adapted, settled),
         "budget": _budget(job, method, adapted),
         "stages": [_stage(run) for run in _stage_runs(job, method)],
-        "memories": job.given_memories(method.stages),
+        "memories": given_memories(job, method),
         "provenance": provenance() | {"started": started, "finished": now()},
         "status": "complete",
     }
@@ -152,16 +152,23 @@ def _budget(job: Job, method: Method, adapted: AdaptedLM) -> dict[str, float]:
     if adapted.training is not None:
         info = adapted.training.info
         whole = info["parameters"]
-        trained = info.get("trained_parameters", whole)
         # what only changes the model takes the base's place; what is mixed in comes on top
         budget["parameters"] = base + whole if adapted.candidates else whole
-        budget["trained_parameters"] = trained
-        budget["train_tokens"] = info["train_tokens"]
-        inputs = info["train_tokens"] * job.experiment.corpus.passes("train")
-        budget["flops"] = (4.0 * whole + 2.0 * trained) * inputs
+        budget["trained_parameters"] = _trained_parameters(info)
         if "rank" in info:
             budget["rank"] = info["rank"]
+    for stage in _own_stages(job, method):
+        if stage in ("memory", "dapt", "lora"):  # two where DAPT makes the keys of the targets
+            info = job.artifact(stage).info
+            inputs = info["train_tokens"] * job.experiment.corpus.passes("train")
+            budget["train_tokens"] += info["train_tokens"]
+            budget["flops"] += (4.0 * info["parameters"] + 2.0 * _trained_parameters(info)) * inputs
     return budget
+
+
+def _trained_parameters(info: dict[str, Any]) -> int:
+    trained: int = info.get("trained_parameters", info["parameters"])
+    return trained
 
 
 def _own_stages(job: Job, method: Method) -> list[str]:

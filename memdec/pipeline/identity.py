@@ -1,9 +1,11 @@
 """What names a record and says what it is of."""
 
+from pathlib import Path
 from typing import Any
 
 from memdec.artifacts.fingerprint import fingerprint
 from memdec.methods.contract import Method
+from memdec.models.exports import TRAINED_WITH, read_memory_facts
 from memdec.pipeline.job import Job
 
 RECORD_SCHEMA = 1
@@ -31,6 +33,31 @@ def describe(job: Job, method: Method) -> dict[str, Any]:
         "label": method.label,
         "scale": experiment.scale,
         "seed": experiment.seed,
-        "config": experiment.facts(),
+        "config": _config(job, method),
         "fingerprint": name,
     }
+
+
+def given_memories(job: Job, method: Method) -> dict[str, Any]:
+    """Return what identifies each trained memory that is plugged in, by its folder."""
+    return {
+        str(path): {"hash": job.hash_of_memory(path), "trained_with": _trained_with(path)}
+        for path in job.given_memories(method.stages)
+    }
+
+
+def _config(job: Job, method: Method) -> dict[str, Any]:
+    """Return the experiment; where memories are plugged in, with the settings that made them."""
+    config, given = job.experiment.facts(), job.given_memories(method.stages)
+    made_with = [_trained_with(path).get("memory_decoder", {}) for path in given]
+    for key in config["memory_decoder"] if made_with else ():
+        if key not in ("trained", "alpha"):
+            values = [settings.get(key) for settings in made_with]
+            is_one = all(value == values[0] for value in values)
+            config["memory_decoder"][key] = values[0] if is_one else None
+    return config
+
+
+def _trained_with(path: Path) -> dict[str, Any]:
+    facts = read_memory_facts(path)
+    return {key: facts[key] for key in TRAINED_WITH if key in facts}

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from memdec.corpus.config import SPLITS
 from memdec.corpus.sources import describe_source
 from memdec.errors import DataError
 from memdec.models.config import ModelConfig
+from memdec.models.exports import read_memory_facts
 from memdec.pipeline.experiment import Experiment
 from memdec.pipeline.model_source import IDENTITY_SUFFIXES, ModelSource, find_directory, find_model
 from memdec.pipeline.shards import Shard
@@ -148,11 +149,15 @@ class Job:
         self._shared.pop("base", None)
 
     def _facts(self, name: str) -> dict[str, Any]:
-        stage = STAGES[name]
+        stage, settings = STAGES[name], self.experiment.facts()
+        if name in ("dapt", "lora"):  # what their own section replaces must not count
+            settings["trainer"] = asdict(
+                getattr(self.experiment, name).options(self.experiment.trainer)
+            )
         facts: dict[str, Any] = {
             "stage": name,
             "schema": stage.schema,
-            "reads": {key: self._setting(key) for key in stage.reads},
+            "reads": {key: _setting(settings, key) for key in stage.reads},
             "needs": {up: self.fingerprint(up) for up in stage.needs(self.experiment)},
         }
         if name == "model":
@@ -167,9 +172,9 @@ class Job:
             facts["identity"] = own if own in ("base", "dapt") else self.key_model.identity
         plugged = name in ("memory_scores", "fidelity") or self._sizes_lora([name])
         if plugged and self.plugged_memory is not None:
-            facts["identity"] = self._hash_of_memory(self.plugged_memory)
+            facts["identity"] = self.hash_of_memory(self.plugged_memory)
         if name == "mixture_scores":
-            facts["identity"] = [self._hash_of_memory(path) for path in self.mixed_memories]
+            facts["identity"] = [self.hash_of_memory(path) for path in self.mixed_memories]
         if self.starts_a_memory([name]):
             facts["identity"] = self.init_model.identity if self.init_model else self._init
         if name == "lora" and self.starts_a_memory([name]):
@@ -209,24 +214,25 @@ class Job:
         given = self.experiment.memory_mixture.memories
         return [find_export("memory_mixture.memories", path) for path in given]
 
-    def given_memories(self, stages: Sequence[str]) -> dict[str, str]:
-        """Return the content hash of each trained memory that the stages read, by its folder."""
-        paths = [self.plugged_memory] if "memory_scores" in stages else []
-        paths += self.mixed_memories if "mixture_scores" in stages else []
-        return {str(path): self._hash_of_memory(path) for path in paths if path is not None}
+    def given_memories(self, stages: Sequence[str]) -> list[Path]:
+        """Return the exports of the trained memories that the stages read."""
+        plugged = self.plugged_memory if "memory_scores" in stages else None
+        mixed = self.mixed_memories if "mixture_scores" in stages else []
+        return [plugged, *mixed] if plugged else mixed
 
-    def _hash_of_memory(self, path: Path) -> str:
+    def hash_of_memory(self, path: Path) -> str:
+        """Return the content hash of an export."""
         return self.hashes.folder(path, (*IDENTITY_SUFFIXES, ".npy"))
 
     @property
     def _init(self) -> str:
         return self.experiment.memory_decoder.init
 
-    def _setting(self, key: str) -> Any:
-        value: Any = self.experiment.facts()
-        for name in key.split("."):
-            value = value[name]
-        return value
+
+def _setting(settings: Any, key: str) -> Any:
+    for name in key.split("."):
+        settings = settings[name]
+    return settings
 
 
 def find_export(key: str, given: str) -> Path:
@@ -236,11 +242,10 @@ def find_export(key: str, given: str) -> Path:
         DataError: It holds none.
     """
     path = Path(given).expanduser()
-    if not (path / "memory.json").is_file():
-        raise DataError(
-            f"{key}: {path} holds no memory.json; give the export folder of a memory, "
-            "artifacts/memory/ID/export."
-        )
+    try:
+        read_memory_facts(path)
+    except DataError as error:
+        raise DataError(f"{key}: {error}") from None
     return path
 
 

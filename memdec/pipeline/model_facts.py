@@ -5,6 +5,8 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
+
 from memdec.errors import DataError
 
 
@@ -49,7 +51,7 @@ def read_model_facts(path: Path) -> ModelFacts:
     """Read sizes from config.json and the headers of the safetensors files.
 
     Raises:
-        DataError: The folder has no readable config.json.
+        DataError: config.json or a safetensors file is not readable.
     """
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
@@ -58,7 +60,7 @@ def read_model_facts(path: Path) -> ModelFacts:
         vocab = int(config["vocab_size"])
         positions = int(config.get("max_position_embeddings", config.get("n_positions", 0)) or 0)
         blocks = int(config.get("num_hidden_layers", config.get("n_layer")))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise DataError(f"{path / 'config.json'} is no readable model configuration.") from None
     shapes = [shape for file in sorted(path.glob("*.safetensors")) for shape in _shapes(file)]
     parameters = sum(math.prod(shape) for shape in shapes)
@@ -69,7 +71,11 @@ def read_model_facts(path: Path) -> ModelFacts:
 
 
 def _shapes(file: Path) -> list[list[int]]:
-    with file.open("rb") as handle:
-        length = int.from_bytes(handle.read(8), "little")
-        header = json.loads(handle.read(length))
-    return [entry["shape"] for name, entry in header.items() if name != "__metadata__"]
+    try:
+        with safe_open(file, framework="numpy") as tensors:
+            return [tensors.get_slice(name).get_shape() for name in tensors.keys()]  # noqa: SIM118
+    except SafetensorError:
+        raise DataError(
+            f"{file} is no whole safetensors file (a Git LFS pointer, or cut short?); fetch it "
+            "again."
+        ) from None

@@ -25,12 +25,7 @@ def check_models(job: Job, stages: Sequence[str]) -> None:
 
 
 def _check_tokenizers(job: Job, stages: Sequence[str]) -> None:
-    plugged = []
-    if "memory_scores" in stages and job.plugged_memory is not None:
-        plugged.append(job.plugged_memory)
-    if "mixture_scores" in stages:
-        plugged += job.mixed_memories
-    alike = {}
+    plugged, alike = job.given_memories(stages), {}
     if job.starts_a_memory(stages) and job.experiment.memory_decoder.transfer == "refuse":
         alike["memory_decoder.init"] = job.init_model
     if "datastore" in stages and job.experiment.datastore.model not in ("base", "dapt"):
@@ -39,12 +34,11 @@ def _check_tokenizers(job: Job, stages: Sequence[str]) -> None:
     if not plugged and not models:
         return
     from memdec.models.loading import load_tokenizer
-    from memdec.models.memory import load_memory_tokenizer
     from memdec.models.tokenizer import check_same_tokenizer, reads_alike
 
     base, own = job.experiment.model.source, load_tokenizer_of(job)[0]
     for memory in plugged:
-        check_same_tokenizer(base, own, str(memory), load_memory_tokenizer(memory))
+        check_same_tokenizer(base, own, str(memory), load_tokenizer(memory))
     for key, path in models.items():
         if not reads_alike(own, load_tokenizer(path)):
             raise ConfigError(f"{key} {path} has another tokenizer than the base {base}; {DO[key]}")

@@ -188,7 +188,7 @@ STAGES: dict[str, Stage] = {
         Stage(
             name="dapt",
             label="fine-tuning all of the base",
-            reads=(*_TRAINING, "dapt"),
+            reads=_TRAINING,
             needs=_needs("model", "tokens"),
             build=training_builders.dapt,
             resumable=True,
@@ -205,7 +205,7 @@ STAGES: dict[str, Stage] = {
         Stage(
             name="lora",
             label="training a LoRA adapter of the base",
-            reads=(*_TRAINING, "lora"),
+            reads=(*_TRAINING, "lora.budget_parameters", "lora.scale"),
             needs=_needs("model", "tokens"),
             build=training_builders.lora,
             resumable=True,
@@ -217,7 +217,7 @@ STAGES: dict[str, Stage] = {
             reads=(*_FORWARD, "corpus.stride"),
             needs=_needs("model", "lora", "tokens"),
             build=scoring_builders.lora_scores,
-            schema=2,
+            schema=3,
         ),
         Stage(
             name="rag_scores",

@@ -9,6 +9,7 @@ import numpy as np
 
 from memdec.artifacts.artifact import ArtifactWriter
 from memdec.methods.config import FineTuneConfig
+from memdec.models.exports import TRAINED_WITH
 from memdec.pipeline.builders import load_tokenizer_of, stream_of, windows_of
 from memdec.pipeline.model_facts import read_model_facts
 from memdec.training.config import MemoryDecoderConfig, TrainerConfig
@@ -54,7 +55,7 @@ def memory(job: "Job", out: ArtifactWriter) -> None:
         config=job.experiment.memory_decoder,
         options=job.experiment.trainer,
         validate=validate,
-        facts={"beta": job.experiment.memory_decoder.beta},
+        facts={key: job.experiment.facts()[key] for key in TRAINED_WITH},
     )
     _fit(job, out, training)
 

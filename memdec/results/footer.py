@@ -1,9 +1,12 @@
 """What stands below a table: sources, warnings, and where each number was made."""
 
+import math
+
 from memdec.results.paper import PaperTable
 from memdec.results.record import Record
 
 _NUM_TOKENS = "test/num_tokens"
+_GATE_RATIO = "test/perplexity_ratio_to_one_alpha"
 
 
 def notes_of(
@@ -23,6 +26,7 @@ def notes_of(
         notes.append("alpha (and kNN-LM's temperature) was chosen on validation text.")
     if any(_fixed_alpha(record) for record in records):
         notes.append("alpha was fixed in advance in runs that set it.")
+    notes += _gates(records)
     notes += _unlike_tokens(records)
     notes += [f"Failed: {r.id}: {r.error}" for r in records if not r.complete]
     dirty = [record.id for record in records if record.provenance.dirty]
@@ -85,6 +89,22 @@ def _test_documents(records: list[Record]) -> list[str]:
     seen = ", ".join(f"{name} {count:g}" for name, count in sorted(repeated.items()) if count)
     tail = f"In train too, whole or nearly: {seen}." if seen else "None is in train too, or nearly."
     return [f"Test documents: {words}. {tail}"]
+
+
+def _gates(records: list[Record]) -> list[str]:
+    """Say where a gate beats one alpha beyond doubt, and where that is not shown."""
+    highest: dict[str, float] = {}
+    for record in records:
+        if _GATE_RATIO in record.metrics:
+            name = record.title or record.experiment
+            high = record.intervals.get(_GATE_RATIO, (0.0, math.inf))[1]
+            highest[name] = max(high, highest.get(name, 0.0))
+    if not highest:
+        return []
+    shown = ", ".join(sorted(name for name, high in highest.items() if high < 1))
+    rest = ", ".join(sorted(name for name, high in highest.items() if high >= 1))
+    words = f"Adaptive alpha beats one alpha, by the interval of their ratio: {shown or 'nowhere'}."
+    return [f"{words} Not shown for {rest}." if rest else words]
 
 
 def _unlike_tokens(records: list[Record]) -> list[str]:

@@ -57,6 +57,16 @@ class Stage:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Plugged:
+    """A trained memory that was plugged in."""
+
+    hash: str
+    """Of the content of its export."""
+    trained_with: dict[str, Any] = field(default_factory=dict)
+    """Sections of the experiment that trained it."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Provenance:
     """Where, when and with what the numbers were made."""
 
@@ -95,8 +105,8 @@ class Record:
     examples: list[Example] = field(default_factory=list)
     generation: Generation | None = None
     budget: dict[str, float | None] = field(default_factory=dict)
-    memories: dict[str, str] = field(default_factory=dict)
-    """Content hashes of trained memories that were plugged in, by their folders."""
+    memories: dict[str, Plugged] = field(default_factory=dict)
+    """Trained memories that were plugged in, by their folders."""
     stages: list[Stage] = field(default_factory=list)
     error: str | None = None
 

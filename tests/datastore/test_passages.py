@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from memdec.datastore.passages import PassageIndex, cut_passages
-from memdec.errors import MissingExtraError
+from memdec.errors import DataError, MissingExtraError
 
 END = 0
 
@@ -67,6 +67,11 @@ def test_a_tie_goes_to_the_lower_passage():
 @pytest.mark.parametrize("query", ["", "the", "?!", "zebra"])
 def test_a_query_that_fits_nothing_finds_nothing(query):
     assert PassageIndex(TEXTS).best(["dog", query]).tolist() == [1, -1]
+
+
+def test_passages_without_a_word_are_refused():
+    with pytest.raises(DataError, match="has a word that BM25 indexes"):
+        PassageIndex(["1 2 3", "the"])
 
 
 def test_a_missing_bm25s_is_named_with_its_extra(monkeypatch):

@@ -47,6 +47,15 @@ def test_a_given_alpha_is_kept_and_the_candidate_is_chosen_at_it():
     assert settled.tuned == {"temperature": 4.0}
 
 
+def test_memories_that_lack_every_token_leave_the_base():
+    nothing = logs(validation=[0.0, 0.0, 0.0], test=[0.0, 0.0])
+    candidates = tuple(Candidate(nothing, name=name) for name in ("law", "news"))
+    settled = settle(AdaptedLM(lm=LM, candidates=candidates, mixes_all=True))
+    assert settled.alpha == 0
+    assert all(np.array_equal(settled.gold_log_probs[split], LM[split]) for split in LM)
+    assert settled.tuned == {"weight of law": 0, "weight of news": 0}
+
+
 def test_alpha_zero_is_the_base_bit_by_bit():
     mixed = mix(LM, GOOD.scores, 0.0)
     assert all(np.array_equal(mixed[split], LM[split]) for split in LM)

@@ -151,6 +151,24 @@ def test_memories_are_mixed_with_weights_of_their_own(tiny_experiment, tmp_path)
     base, deployed = records["good"]["budget"]["trained_parameters"], record["budget"]["parameters"]
     assert deployed == 3 * base
     assert record["alpha"] == pytest.approx(sum(record["tuned"].values()))
+    made = {path: plugged["trained_with"] for path, plugged in record["memories"].items()}
+    assert made[exports["good"]]["trainer"]["learning_rate"] == 0.01
+    assert made[exports["poor"]]["memory_decoder"]["init"] == "scratch"
+    settings = record["config"]["memory_decoder"]
+    assert (settings["init"], settings["beta"]) == (None, 0.5)  # they differ in one, not the other
+
+
+def test_a_record_says_how_the_memory_that_was_plugged_in_was_trained(tiny_experiment, tmp_path):
+    config = MemoryDecoderConfig(beta=0.3, gating="gold")
+    experiment = tiny_experiment("llama", methods=["memory_decoder"], memory_decoder=config)
+    (trained,) = run_experiment(experiment, tmp_path).records
+    (memory,) = tmp_path.glob("memory/*/export")
+    given = MemoryDecoderConfig(trained=str(memory), alpha=0.5)
+    experiment = tiny_experiment("llama", methods=["memory_decoder"], memory_decoder=given)
+    (plugged,) = run_experiment(experiment, tmp_path).records
+    changed = {"trained": str(memory), "alpha": 0.5}
+    assert plugged["config"]["memory_decoder"] == trained["config"]["memory_decoder"] | changed
+    assert plugged["memories"][str(memory)]["trained_with"]["knn"] == trained["config"]["knn"]
 
 
 @pytest.mark.parametrize(
@@ -172,9 +190,14 @@ def test_a_mixture_without_memories_is_refused(tiny_experiment):
         tiny_experiment("llama", methods=["memory_mixture"])
 
 
+def test_a_memory_is_mixed_once():
+    with pytest.raises(ConfigError, match=r"memory_mixture\.memories has b more than once"):
+        MemoryMixtureConfig(memories=["a", "b", "b"])
+
+
 def test_a_memory_that_is_none_is_refused_before_any_work(tiny_experiment, tmp_path):
     mixture = MemoryMixtureConfig(memories=[str(tmp_path)])
     experiment = tiny_experiment("llama", methods=["memory_mixture"], memory_mixture=mixture)
-    with pytest.raises(DataError, match=r"memory_mixture\.memories: .* holds no memory\.json"):
+    with pytest.raises(DataError, match=r"memory_mixture\.memories: .* \(no memory\.json\)"):
         run_experiment(experiment, tmp_path / "artifacts")
     assert not (tmp_path / "artifacts/base_scores").exists()

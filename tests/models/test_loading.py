@@ -73,6 +73,7 @@ def damaged(tiny_model, tmp_path, name, content):
     [
         ("config.json", "{"),
         ("config.json", "{}"),
+        ("config.json", "[1]"),
         ("config.json", '{"model_type": "no-such-model"}'),
         ("model.safetensors", "torn"),
     ],
@@ -81,6 +82,15 @@ def test_a_damaged_model_is_refused_in_one_line(tiny_model, tmp_path, name, cont
     with pytest.raises(DataError, match="is not a loadable causal LM") as caught:
         load_causal_lm(damaged(tiny_model, tmp_path, name, content), "float32", CPU)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_folder_without_a_tokenizer_is_refused(tiny_model, tmp_path, kind):
+    folder = shutil.copytree(tiny_model(kind), tmp_path / "copy")
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(DataError, match=r"holds no tokenizer \(no tokenizer\.json\)"):
+        load_tokenizer(folder)
 
 
 def test_a_damaged_tokenizer_is_refused_in_one_line(tiny_model, tmp_path):

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from memdec.errors import DataError
+from memdec.models.exports import read_memory_facts
 from memdec.models.loading import load_tokenizer
-from memdec.models.memory import MemoryDecoder, initial_lm, load_memory, read_memory_facts
+from memdec.models.memory import MemoryDecoder, initial_lm, load_memory
 
 CPU = torch.device("cpu")
 OUTPUTS = torch.tensor([1, 4, 40, 299])
@@ -89,7 +90,19 @@ def test_a_folder_that_is_no_memory_is_refused(tiny_model, tmp_path):
     for folder in (tmp_path / "nowhere", tiny_model("llama")):
         with pytest.raises(DataError, match="is not an exported memory"):
             load_memory(folder, "float32", CPU)
-    (tmp_path / "memory.json").write_text("[1]")
+    folder = shutil.copytree(tiny_model("llama"), tmp_path / "copy")
+    (folder / "memory.json").write_text("[1]")
+    with pytest.raises(DataError, match=r"no readable memory\.json"):
+        read_memory_facts(folder)
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(DataError, match="is a LoRA adapter, which is no memory"):
+        read_memory_facts(folder)
+
+
+@pytest.mark.parametrize("name", ["memory.json", "config.json", "model.safetensors"])
+def test_a_memory_that_lacks_a_file_is_refused(memory, tiny_model, tmp_path, name):
+    memory.export(tmp_path, load_tokenizer(tiny_model("llama")), {"tokenizer_hash": "abc"})
+    (tmp_path / name).unlink()
     with pytest.raises(DataError, match="is not an exported memory"):
         read_memory_facts(tmp_path)
 

@@ -75,6 +75,19 @@ def test_a_setting_changes_these_artifacts_and_no_others(override, made_anew, st
     assert changed(stages(), stages(override)) == made_anew
 
 
+@pytest.mark.parametrize("section", ["dapt", "lora"])
+def test_fine_tuning_depends_on_the_settings_that_it_uses(section, experiment, tmp_path):
+    def name(*overrides):
+        job = Job(load_experiment(experiment, list(overrides)), tmp_path / "artifacts")
+        return job.fingerprint(section)
+
+    own = (f"{section}.learning_rate=0.003", f"{section}.max_epochs=5")
+    trainer = ("trainer.learning_rate=0.5", "trainer.max_epochs=9", "trainer.patience=7")
+    assert name(*own) == name(*own, *trainer)
+    assert name(*own) == name("trainer.learning_rate=0.003", "trainer.max_epochs=5")
+    assert len({name(), name(own[0]), name(own[1]), name(f"{section}.patience=3")}) == 4
+
+
 def test_a_share_of_the_key_model_changes_the_targets(stages):
     full = "memory_decoder.vocabulary=full"
     assert changed(stages(full), stages(full, "knn.lm_share=0.2")) == {"targets", *TRAINED}

@@ -7,6 +7,7 @@ import pytest
 import transformers
 from safetensors import safe_open
 
+from memdec.errors import DataError
 from memdec.pipeline.experiment import load_experiment
 from memdec.pipeline.job import Job
 from memdec.pipeline.model_facts import read_model_facts
@@ -106,6 +107,22 @@ def test_model_facts_are_read_without_loading_the_model(kind, tiny_model):
     outside = sum(n for name, n in sizes.items() if any(e in name for e in embeddings))
     assert facts.body_parameters == facts.parameters - outside
     assert facts.num_blocks == (3 if kind in ("llama", "qwen2") else 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.json", "[1]"),
+        ("model.safetensors", ""),
+        ("model.safetensors", "torn"),
+        ("model.safetensors", "version https://git-lfs.github.com/spec/v1\noid sha256:0\n"),
+    ],
+)
+def test_a_damaged_model_is_refused(tiny_model, tmp_path, name, content):
+    folder = shutil.copytree(tiny_model("llama"), tmp_path / "model")
+    (folder / name).write_text(content)
+    with pytest.raises(DataError, match=f"{name} is no"):
+        read_model_facts(folder)
 
 
 def test_a_gguf_file_is_planned_by_its_own_size(finished, tmp_path):

@@ -225,6 +225,31 @@ def test_methods_that_scored_different_tokens_raise_a_warning(make_record):
     assert any("different numbers of test tokens (900, 901)" in note for note in table.notes)
 
 
+@pytest.mark.parametrize(
+    ("intervals", "words"),
+    [
+        ([(0.9, 0.99)], ": Toy experiment."),
+        ([(0.9, 1.01)], ": nowhere. Not shown for Toy experiment."),
+        ([(0.9, 0.99), (0.9, 1.0)], ": nowhere. Not shown for Toy experiment."),
+        ([None], ": nowhere. Not shown for Toy experiment."),
+    ],
+)
+def test_a_table_says_whether_the_gate_is_better(make_record, intervals, words):
+    name = "test/perplexity_ratio_to_one_alpha"
+    records = [
+        make_record(
+            method="adaptive_alpha",
+            seed=seed,
+            metrics={name: 0.95},
+            intervals={} if interval is None else {name: interval},
+        )
+        for seed, interval in enumerate(intervals)
+    ]
+    (table,) = build_tables(generic_spec("toy", records), records, {})
+    note = next(note for note in table.notes if note.startswith("Adaptive alpha"))
+    assert note.endswith(words)
+
+
 def test_a_table_nobody_described_lists_the_methods(make_record):
     records = [make_record(20.0, label="Base"), make_record(15.0, method="knn_lm", label="kNN-LM")]
     (table,) = build_tables(generic_spec("toy", records), records, {})

@@ -1,0 +1,35 @@
+"""The folder of an exported memory, and what it says about itself."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from memdec.errors import DataError
+
+MEMORY_FILE = "memory.json"
+TRAINED_WITH = ("memory_decoder", "knn", "datastore", "trainer", "seed")
+"""Sections of the experiment that a memory's file keeps."""
+
+
+def read_memory_facts(path: Path) -> dict[str, Any]:
+    """Read what an exported memory says about itself (tokenizer hash, training settings).
+
+    Raises:
+        DataError: `path` is not a whole export of a memory.
+    """
+    if (path / "adapter_config.json").is_file():
+        raise DataError(f"{path} is a LoRA adapter, which is no memory; {_DO}")
+    for pattern in (MEMORY_FILE, "config.json", "*.safetensors"):
+        if not any(path.glob(pattern)):
+            raise DataError(f"{path} is not an exported memory (no {pattern}); {_DO}")
+    try:
+        facts: dict[str, Any] = json.loads((path / MEMORY_FILE).read_text(encoding="utf-8"))
+        facts["tokenizer_hash"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise DataError(
+            f"{path} is not an exported memory (no readable {MEMORY_FILE}); {_DO}"
+        ) from None
+    return facts
+
+
+_DO = "give the export folder that `memdec run` left: artifacts/memory/ID/export."
