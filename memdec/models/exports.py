@@ -7,8 +7,6 @@ from typing import Any
 from memdec.errors import DataError
 
 MEMORY_FILE = "memory.json"
-TRAINED_WITH = ("memory_decoder", "knn", "datastore", "trainer", "seed")
-"""Sections of the experiment that a memory's file keeps."""
 
 
 def read_memory_facts(path: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from memdec.artifacts.fingerprint import fingerprint
 from memdec.methods.contract import Method
-from memdec.models.exports import TRAINED_WITH, read_memory_facts
+from memdec.models.exports import read_memory_facts
 from memdec.pipeline.job import Job
 
 RECORD_SCHEMA = 1
@@ -49,15 +49,15 @@ def given_memories(job: Job, method: Method) -> dict[str, Any]:
 def _config(job: Job, method: Method) -> dict[str, Any]:
     """Return the experiment; where memories are plugged in, with the settings that made them."""
     config, given = job.experiment.facts(), job.given_memories(method.stages)
-    made_with = [_trained_with(path).get("memory_decoder", {}) for path in given]
+    made_with = [_trained_with(path) for path in given]
     for key in config["memory_decoder"] if made_with else ():
         if key not in ("trained", "alpha"):
-            values = [settings.get(key) for settings in made_with]
+            values = [settings.get(f"memory_decoder.{key}") for settings in made_with]
             is_one = all(value == values[0] for value in values)
             config["memory_decoder"][key] = values[0] if is_one else None
     return config
 
 
 def _trained_with(path: Path) -> dict[str, Any]:
-    facts = read_memory_facts(path)
-    return {key: facts[key] for key in TRAINED_WITH if key in facts}
+    settings: dict[str, Any] = read_memory_facts(path).get("trained_with", {})
+    return settings

@@ -148,16 +148,20 @@ class Job:
         """Let go of the base's weights before a stage that needs the memory."""
         self._shared.pop("base", None)
 
-    def _facts(self, name: str) -> dict[str, Any]:
-        stage, settings = STAGES[name], self.experiment.facts()
+    def reads(self, name: str) -> dict[str, Any]:
+        """Return the settings that a stage reads, by their dotted keys."""
+        settings = self.experiment.facts()
         if name in ("dapt", "lora"):  # what their own section replaces must not count
-            settings["trainer"] = asdict(
-                getattr(self.experiment, name).options(self.experiment.trainer)
-            )
+            section = getattr(self.experiment, name)
+            settings["trainer"] = asdict(section.options(self.experiment.trainer))
+        return {key: _setting(settings, key) for key in STAGES[name].reads}
+
+    def _facts(self, name: str) -> dict[str, Any]:
+        stage = STAGES[name]
         facts: dict[str, Any] = {
             "stage": name,
             "schema": stage.schema,
-            "reads": {key: _setting(settings, key) for key in stage.reads},
+            "reads": self.reads(name),
             "needs": {up: self.fingerprint(up) for up in stage.needs(self.experiment)},
         }
         if name == "model":

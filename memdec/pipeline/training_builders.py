@@ -9,7 +9,6 @@ import numpy as np
 
 from memdec.artifacts.artifact import ArtifactWriter
 from memdec.methods.config import FineTuneConfig
-from memdec.models.exports import TRAINED_WITH
 from memdec.pipeline.builders import load_tokenizer_of, stream_of, windows_of
 from memdec.pipeline.model_facts import read_model_facts
 from memdec.training.config import MemoryDecoderConfig, TrainerConfig
@@ -55,9 +54,23 @@ def memory(job: "Job", out: ArtifactWriter) -> None:
         config=job.experiment.memory_decoder,
         options=job.experiment.trainer,
         validate=validate,
-        facts={key: job.experiment.facts()[key] for key in TRAINED_WITH},
+        facts={"trained_with": _settings_behind_memory(job)},
     )
     _fit(job, out, training)
+
+
+def _settings_behind_memory(job: "Job") -> dict[str, Any]:
+    """Return the settings, by their dotted keys, that the memory and its targets follow from."""
+    experiment = job.experiment
+    return {
+        "memory_decoder.init": experiment.memory_decoder.init,
+        "datastore.model": experiment.datastore.model,
+        **{
+            key: value
+            for name in ("datastore", "targets", "memory")
+            for key, value in job.reads(name).items()
+        },
+    }
 
 
 def dapt(job: "Job", out: ArtifactWriter) -> None:

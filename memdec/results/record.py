@@ -63,7 +63,7 @@ class Plugged:
     hash: str
     """Of the content of its export."""
     trained_with: dict[str, Any] = field(default_factory=dict)
-    """Sections of the experiment that trained it."""
+    """Settings that it and its targets follow from, by their dotted keys."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -152,8 +152,8 @@ def test_memories_are_mixed_with_weights_of_their_own(tiny_experiment, tmp_path)
     assert deployed == 3 * base
     assert record["alpha"] == pytest.approx(sum(record["tuned"].values()))
     made = {path: plugged["trained_with"] for path, plugged in record["memories"].items()}
-    assert made[exports["good"]]["trainer"]["learning_rate"] == 0.01
-    assert made[exports["poor"]]["memory_decoder"]["init"] == "scratch"
+    assert made[exports["good"]]["trainer.learning_rate"] == 0.01
+    assert made[exports["poor"]]["memory_decoder.init"] == "scratch"
     settings = record["config"]["memory_decoder"]
     assert (settings["init"], settings["beta"]) == (None, 0.5)  # they differ in one, not the other
 
@@ -168,7 +168,9 @@ def test_a_record_says_how_the_memory_that_was_plugged_in_was_trained(tiny_exper
     (plugged,) = run_experiment(experiment, tmp_path).records
     changed = {"trained": str(memory), "alpha": 0.5}
     assert plugged["config"]["memory_decoder"] == trained["config"]["memory_decoder"] | changed
-    assert plugged["memories"][str(memory)]["trained_with"]["knn"] == trained["config"]["knn"]
+    assert (
+        plugged["memories"][str(memory)]["trained_with"]["knn.k"] == trained["config"]["knn"]["k"]
+    )
 
 
 @pytest.mark.parametrize(
