@@ -318,7 +318,7 @@ def test_it_is_taken_where_it_may_or_does_not_matter(memdec, experiment, tiny_mo
 def test_more_blocks_than_there_are_is_refused_before_any_work(verb, memdec, experiment, tmp_path):
     words = ("memory_decoder.blocks=9", "methods=[memory_decoder]")
     ended = memdec(verb, experiment, *words, cwd=tmp_path)
-    assert_refused(ended, "memory_decoder.blocks is 9 but the starting model has 3.")
+    assert_refused(ended, "memory_decoder.blocks is 9 but the starting model has 3 blocks.")
     assert not list(tmp_path.glob("artifacts/*/*"))
 
 

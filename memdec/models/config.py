@@ -9,6 +9,14 @@ DTYPES = ("float32", "bfloat16", "float16")
 BOS_RULES = ("auto", "always", "never")
 
 
+def check_blocks(num_kept: int, num_blocks: int) -> None:
+    """Raise ConfigError unless a model of `num_blocks` blocks can keep so many."""
+    if num_kept > num_blocks:
+        raise ConfigError(
+            f"memory_decoder.blocks is {num_kept} but the starting model has {num_blocks} blocks."
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """The base language model; it stays frozen."""

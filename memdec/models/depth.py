@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from memdec.errors import ConfigError
+from memdec.models.config import check_blocks
 from memdec.models.loading import blocks
 
 if TYPE_CHECKING:
@@ -25,10 +25,7 @@ def keep_blocks(lm: "PreTrainedModel", num_kept: int) -> None:
         ConfigError: The model has fewer blocks.
     """
     stack = blocks(lm)
-    if num_kept > len(stack):
-        raise ConfigError(
-            f"memory_decoder.blocks is {num_kept} but the starting model has {len(stack)} blocks."
-        )
+    check_blocks(num_kept, len(stack))
     numbers = kept_blocks(len(stack), num_kept)
     kept = nn.ModuleList(stack[number] for number in numbers)
     for position, block in enumerate(kept):

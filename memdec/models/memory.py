@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from memdec.artifacts.files import write_text
 from memdec.models.exports import MEMORY_FILE, read_memory_facts
-from memdec.models.loading import body_output, head_weight, load_causal_lm, load_tokenizer
+from memdec.models.loading import body_output, head_weight, load_causal_lm
 from memdec.models.scoring import output_columns
 
 if TYPE_CHECKING:
@@ -110,13 +110,3 @@ def load_memory(path: Path, dtype: str, device: torch.device) -> MemoryDecoder:
     ids_file = path / OUTPUT_IDS_FILE
     output_ids = torch.from_numpy(np.load(ids_file)).to(device) if ids_file.is_file() else None
     return MemoryDecoder(lm, output_ids).eval()
-
-
-def load_memory_tokenizer(path: Path) -> Any:
-    """Load the tokenizer of an exported memory.
-
-    Raises:
-        DataError: The folder has no manifest of a memory decoder, or no tokenizer.
-    """
-    read_memory_facts(path)
-    return load_tokenizer(path)

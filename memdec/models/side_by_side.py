@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
+from memdec.models.exports import read_memory_facts
 from memdec.models.generation import CausalLMNextToken, encode_prompt, greedy, stop_ids
 from memdec.models.loading import load_causal_lm, load_tokenizer, pick_device
-from memdec.models.memory import load_memory, load_memory_tokenizer
+from memdec.models.memory import load_memory
 from memdec.models.tokenizer import check_same_tokenizer, read_token_rules
 
 
@@ -25,9 +26,10 @@ def continue_both(
         ConfigError: The tokenizers differ, or a setting is out of range.
         DataError: A folder holds no loadable model or no memory.
     """
-    of_memory, tokenizer = load_memory_tokenizer(memory_path), load_tokenizer(base_path)
+    read_memory_facts(memory_path)  # refuses a folder that is no memory before anything is loaded
+    tokenizer = load_tokenizer(base_path)
     rules = read_token_rules(tokenizer, bos, separator)
-    check_same_tokenizer(str(base_path), tokenizer, str(memory_path), of_memory)
+    check_same_tokenizer(str(base_path), tokenizer, str(memory_path), load_tokenizer(memory_path))
     where = pick_device(device)
     lm = load_causal_lm(base_path, dtype, where)
     memory = load_memory(memory_path, dtype, where)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from memdec.corpus.config import SPLITS, CorpusConfig
 from memdec.corpus.files import resolve_files
 from memdec.datastore.search_config import SearchConfig
-from memdec.errors import ConfigError
+from memdec.models.config import check_blocks
 from memdec.pipeline.builders import LM_TARGET_TOKENS
 from memdec.pipeline.job import Job
 from memdec.pipeline.model_facts import (
@@ -114,10 +114,7 @@ def _memory_facts(job: Job, base: ModelFacts) -> ModelFacts:
         return read_model_facts(job.plugged_memory)
     facts = base if job.init_model is None else _facts_of(job.init_model)
     blocks = job.experiment.memory_decoder.blocks or facts.num_blocks
-    if blocks > facts.num_blocks:
-        raise ConfigError(
-            f"memory_decoder.blocks is {blocks} but the starting model has {facts.num_blocks}."
-        )
+    check_blocks(blocks, facts.num_blocks)
     left = facts.body_parameters * blocks // facts.num_blocks
     return replace(facts, parameters=facts.parameters - facts.body_parameters + left)
 

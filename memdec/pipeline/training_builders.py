@@ -62,15 +62,11 @@ def memory(job: "Job", out: ArtifactWriter) -> None:
 def _settings_behind_memory(job: "Job") -> dict[str, Any]:
     """Return the settings, by their dotted keys, that the memory and its targets follow from."""
     experiment = job.experiment
-    return {
+    named = {
         "memory_decoder.init": experiment.memory_decoder.init,
         "datastore.model": experiment.datastore.model,
-        **{
-            key: value
-            for name in ("datastore", "targets", "memory")
-            for key, value in job.reads(name).items()
-        },
     }
+    return named | job.reads("datastore") | job.reads("targets") | job.reads("memory")
 
 
 def dapt(job: "Job", out: ArtifactWriter) -> None:

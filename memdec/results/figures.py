@@ -56,11 +56,11 @@ def _dots(table: Table, index: int, heading: Heading) -> Figure | None:
         spread = cell.spread or 0.0
         low, high = cell.interval or (mean - spread, mean + spread)
         bars.append((low, mean, high))
-    groups = {row.group for row, _, _ in shown}
-    labels = [row.label.removeprefix("+ ") for row, _, _ in shown]
-    if len(groups) > 1:
-        labels = [f"{row.group} {name}" for (row, _, _), name in zip(shown, labels, strict=True)]
-    names = [label.strip() for label in labels]
+    several = len({row.group for row, _, _ in shown}) > 1
+    names = [
+        f"{row.group if several else ''} {row.label.removeprefix('+ ')}".strip()
+        for row, _, _ in shown
+    ]
     x = Axis.around([value for bar in bars for value in bar], _metric(table))
     y = Axis(low=-0.6, high=len(shown) - 0.4, label="")
     left = min(30 + 7.6 * max(map(len, names)), 380)

@@ -89,8 +89,12 @@ def exported(start, tiny_model, tmp_path):
 
 @pytest.mark.parametrize("kind", PER_RANK)
 def test_a_loaded_adapter_is_the_exported_one(exported, tiny_model, kind):
-    folder, hidden_BTD, _ = exported(kind)
+    folder, hidden_BTD, written = exported(kind)
     lm = load_lora(folder, tiny_model(kind), "float32", CPU)
+    adapters = [name for name, _ in written.named_parameters() if ".lora_" in name]
+    assert adapters
+    for name in adapters:
+        assert torch.equal(lm.get_parameter(name), written.get_parameter(name))
     torch.testing.assert_close(body_output(lm, INPUTS_BT), hidden_BTD, rtol=1e-4, atol=1e-5)
     assert not lm.training
     assert (
