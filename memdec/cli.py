@@ -131,7 +131,7 @@ def _plan(options: Any) -> int:
         raise ConfigError(f"--gflops must be above 0, got {options.gflops}.")
     plans = make_plan(job, stages, options.train_tokens)
     # A plan makes nothing, not even the model that these checks read.
-    if job.is_given("model") or job.store.open("model", job.fingerprint("model")):
+    if job.is_given("model") or job.made("model"):
         check_models(job, job.required(stages))
     if options.gflops is None:
         show_plan(plans, measured_gflops(), "this CPU's speed in float32 (a GPU's: --gflops)")

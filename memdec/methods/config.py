@@ -59,6 +59,13 @@ class DaptConfig(FineTuneConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DaptMemoryConfig(FineTuneConfig):
+    """The same, to be mixed with the base."""
+
+    section: ClassVar[str] = "dapt_memory"
+
+
+@dataclass(frozen=True, kw_only=True)
 class LoraConfig(FineTuneConfig):
     """LoRA (Hu et al. 2021) on the q, k, v and feed-forward projections of every block."""
 

@@ -20,16 +20,18 @@ class Dapt(Method):
 class DaptMemory(Method):
     """The fine-tuned model as a memory: p = alpha * p_dapt + (1 - alpha) * p_lm.
 
-    What a memory without kNN targets is worth, with alpha tuned as for every other mixture.
+    What a memory without kNN targets is worth, with alpha tuned as for every other mixture. The
+    best settings of a memory are not those of a model that stands alone, so it has its own section;
+    where both agree one training serves both.
     """
 
     name = "dapt_memory"
     label = "DAPT as memory"
-    stages = ("base_scores", "dapt", "dapt_scores")
+    stages = ("base_scores", "dapt_memory", "dapt_memory_scores")
 
     def adapt(self, inputs: MethodInputs) -> AdaptedLM:
         """Offer the fine-tuned model to the mixture."""
-        scores, training = inputs.artifacts["dapt_scores"], inputs.artifacts["dapt"]
+        scores, training = inputs.artifacts["dapt_memory_scores"], inputs.artifacts["dapt_memory"]
         return AdaptedLM(
             lm=split_scores(inputs.artifacts["base_scores"]),
             candidates=(Candidate(split_scores(scores)),),

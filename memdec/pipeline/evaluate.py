@@ -21,7 +21,7 @@ from memdec.pipeline.identity import describe, given_memories
 from memdec.pipeline.job import Job
 from memdec.pipeline.model_facts import read_model_facts
 from memdec.pipeline.sizes import model_facts
-from memdec.pipeline.stages import stages_of
+from memdec.pipeline.stages import FINE_TUNED, stages_of
 
 
 def evaluate(job: Job, method: Method, started: str) -> dict[str, Any]:
@@ -158,7 +158,7 @@ def _budget(job: Job, method: Method, adapted: AdaptedLM) -> dict[str, float]:
         if "rank" in info:
             budget["rank"] = info["rank"]
     for stage in _own_stages(job, method):
-        if stage in ("memory", "dapt", "lora"):  # two where DAPT makes the keys of the targets
+        if stage in ("memory", *FINE_TUNED):  # two where DAPT makes the keys of the targets
             info = job.artifact(stage).info
             inputs = info["train_tokens"] * job.experiment.corpus.passes("train")
             budget["train_tokens"] += info["train_tokens"]

@@ -18,6 +18,7 @@ from memdec.errors import ConfigError
 from memdec.evaluation.config import EvaluationConfig
 from memdec.methods.config import (
     DaptConfig,
+    DaptMemoryConfig,
     InContextRagConfig,
     KnnLmConfig,
     LoraConfig,
@@ -68,6 +69,7 @@ class Experiment:
     memory_mixture: MemoryMixtureConfig = field(default_factory=MemoryMixtureConfig)
     knn_lm: KnnLmConfig = field(default_factory=KnnLmConfig)
     dapt: DaptConfig = field(default_factory=DaptConfig)
+    dapt_memory: DaptMemoryConfig = field(default_factory=DaptMemoryConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
     in_context_rag: InContextRagConfig = field(default_factory=InContextRagConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)

@@ -18,7 +18,7 @@ from memdec.models.exports import read_memory_facts
 from memdec.pipeline.experiment import Experiment
 from memdec.pipeline.model_source import IDENTITY_SUFFIXES, ModelSource, find_directory, find_model
 from memdec.pipeline.shards import Shard
-from memdec.pipeline.stages import STAGES, Stage, required_stages
+from memdec.pipeline.stages import FINE_TUNED, STAGES, Stage, required_stages
 
 
 @dataclass(frozen=True)
@@ -100,13 +100,17 @@ class Job:
 
         name = self.fingerprint(stage.name)
         if stage.collective and self.rank > 0:
-            return self.store.join(stage.name, name, build)
-        return self.store.make(stage.name, name, build, stage.resumable)
+            return self.store.join(stage.kind, name, build)
+        return self.store.make(stage.kind, name, build, stage.resumable)
+
+    def made(self, name: str) -> Artifact | None:
+        """Return a stage's artifact if it is there."""
+        return self.store.open(STAGES[name].kind, self.fingerprint(name))
 
     def shard(self, name: str, shard: Shard) -> list[Shard]:
         """Make one shard of a stage; merge when all are there; return the shards still missing."""
         stage, whole = STAGES[name], self.fingerprint(name)
-        if self.store.open(name, whole):
+        if self.made(name):
             return []
         for upstream in stage.needs(self.experiment):
             if not self.is_given(upstream):
@@ -151,7 +155,7 @@ class Job:
     def reads(self, name: str) -> dict[str, Any]:
         """Return the settings that a stage reads, by their dotted keys."""
         settings = self.experiment.facts()
-        if name in ("dapt", "lora"):  # what their own section replaces must not count
+        if name in FINE_TUNED:  # what their own section replaces must not count
             section = getattr(self.experiment, name)
             settings["trainer"] = asdict(section.options(self.experiment.trainer))
         return {key: _setting(settings, key) for key in STAGES[name].reads}
@@ -159,10 +163,10 @@ class Job:
     def _facts(self, name: str) -> dict[str, Any]:
         stage = STAGES[name]
         facts: dict[str, Any] = {
-            "stage": name,
+            "stage": stage.kind,
             "schema": stage.schema,
             "reads": self.reads(name),
-            "needs": {up: self.fingerprint(up) for up in stage.needs(self.experiment)},
+            "needs": {STAGES[up].kind: self.fingerprint(up) for up in stage.needs(self.experiment)},
         }
         if name == "model":
             facts["identity"] = self.model.identity

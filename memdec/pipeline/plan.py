@@ -108,6 +108,8 @@ _ESTIMATES: dict[str, Estimate] = {
     "fidelity": _fidelity,
     "dapt": _training("dapt"),
     "dapt_scores": lambda s: _scores(s, s.model),
+    "dapt_memory": _training("dapt_memory"),
+    "dapt_memory_scores": lambda s: _scores(s, s.model),
     "lora": _training("lora"),
     "lora_scores": lambda s: _scores(s, s.model),
     "rag_scores": _rag,
@@ -127,11 +129,15 @@ def make_plan(
     _check_prompt(job, sizes.model.max_positions)
     if "neighbors" in stages:
         job.experiment.search.check(sizes.tokens["train"], sizes.keys.hidden_size)
-    plans = []
+    plans: list[StagePlan] = []
+    planned: set[str] = set()
     for name in stages:
+        if job.fingerprint(name) in planned:  # its twin's artifact
+            continue
+        planned.add(job.fingerprint(name))
         done = None
         if train_tokens is None:
-            done = job.store.open(name, job.fingerprint(name))
+            done = job.made(name)
         rows, num_bytes, flops = _ESTIMATES[name](sizes)
         plans.append(
             StagePlan(

@@ -20,7 +20,7 @@ def check_models(job: Job, stages: Sequence[str]) -> None:
             for; or not even rank 1 of LoRA is within lora.budget_parameters.
     """
     _check_tokenizers(job, stages)
-    if "lora" in stages and not job.store.open("lora", job.fingerprint("lora")):
+    if "lora" in stages and not job.made("lora"):
         _check_lora(job)
 
 

@@ -59,6 +59,11 @@ def dapt_scores(job: "Job", out: ArtifactWriter) -> None:
     _score_export(job, out, job.artifact("dapt").path / "export")
 
 
+def dapt_memory_scores(job: "Job", out: ArtifactWriter) -> None:
+    """Score validation and test with the base fine-tuned to be a memory."""
+    _score_export(job, out, job.artifact("dapt_memory").path / "export")
+
+
 def lora_scores(job: "Job", out: ArtifactWriter) -> None:
     """Score validation and test with the base and its adapter."""
     from memdec.models.loading import pick_device

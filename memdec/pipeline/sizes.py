@@ -17,6 +17,7 @@ from memdec.pipeline.model_facts import (
     read_model_facts,
 )
 from memdec.pipeline.model_source import ModelSource
+from memdec.pipeline.stages import FINE_TUNED
 from memdec.training.config import TrainerConfig
 
 BYTES_PER_TOKEN = 4
@@ -92,8 +93,7 @@ def read_sizes(job: Job, train_tokens: int | None, stages: Sequence[str]) -> Siz
         rag_passes=_rag_passes(job, facts.max_positions),
         epochs={
             "memory": epochs(trainer),
-            "dapt": epochs(experiment.dapt.options(trainer)),
-            "lora": epochs(experiment.lora.options(trainer)),
+            **{name: epochs(getattr(experiment, name).options(trainer)) for name in FINE_TUNED},
         },
     )
 
@@ -132,14 +132,14 @@ def model_facts(job: Job) -> ModelFacts:
     """Return the base model's sizes, converted yet or not."""
     if job.model.path is not None:
         return read_model_facts(job.model.path)
-    converted = job.store.open("model", job.fingerprint("model"))
+    converted = job.made("model")
     if converted:
         return read_model_facts(converted.path)
     return guess_model_facts(job.model.gguf.stat().st_size) if job.model.gguf else EMBEDDED_FACTS
 
 
 def _token_counts(job: Job) -> dict[str, int]:
-    done = job.store.open("tokens", job.fingerprint("tokens"))
+    done = job.made("tokens")
     if done:
         return {split: done.info[split]["num_tokens"] for split in SPLITS}
     corpus = job.experiment.corpus

@@ -19,6 +19,9 @@ class Stage:
     name: str
     label: str
     """What a person reads while it runs."""
+    twin: str = ""
+    """Stage that does the same with the settings of another section: where those agree, one
+    artifact serves both."""
     reads: tuple[str, ...]
     """Configuration keys, or whole sections, that change the output. Paths are not among them: the
     job adds the hash of what they hold."""
@@ -34,6 +37,11 @@ class Stage:
     """Whether all processes of a distributed run build it together."""
     schema: int = 1
     """Raised when the same configuration gives other output than before."""
+
+    @property
+    def kind(self) -> str:
+        """The folder of its artifacts."""
+        return self.twin or self.name
 
 
 def _needs(*names: str) -> Callable[[Experiment], tuple[str, ...]]:
@@ -82,6 +90,9 @@ _TRAINING = (
     *(f"trainer.{key}" for key in _OPTIMISATION.split()),
     "seed",
 )
+
+FINE_TUNED = ("dapt", "dapt_memory", "lora")
+"""Stages that train the base itself, with the settings of their own section."""
 
 STAGES: dict[str, Stage] = {
     stage.name: stage
@@ -200,6 +211,25 @@ STAGES: dict[str, Stage] = {
             reads=(*_FORWARD, "corpus.stride"),
             needs=_needs("dapt", "tokens"),
             build=scoring_builders.dapt_scores,
+            schema=2,
+        ),
+        Stage(
+            name="dapt_memory",
+            label="fine-tuning all of the base to be a memory",
+            twin="dapt",
+            reads=_TRAINING,
+            needs=_needs("model", "tokens"),
+            build=training_builders.dapt_memory,
+            resumable=True,
+            collective=True,
+        ),
+        Stage(
+            name="dapt_memory_scores",
+            label="scoring validation and test with the fine-tuned memory",
+            twin="dapt_scores",
+            reads=(*_FORWARD, "corpus.stride"),
+            needs=_needs("dapt_memory", "tokens"),
+            build=scoring_builders.dapt_memory_scores,
             schema=2,
         ),
         Stage(

@@ -71,11 +71,20 @@ def _settings_behind_memory(job: "Job") -> dict[str, Any]:
 
 def dapt(job: "Job", out: ArtifactWriter) -> None:
     """Train all of the base with the LM loss and export it."""
+    _fine_tune(job, out, "dapt", job.experiment.dapt)
+
+
+def dapt_memory(job: "Job", out: ArtifactWriter) -> None:
+    """Do the same with the settings of DAPT as a memory."""
+    _fine_tune(job, out, "dapt_memory", job.experiment.dapt_memory)
+
+
+def _fine_tune(job: "Job", out: ArtifactWriter, stage: str, config: FineTuneConfig) -> None:
     from memdec.models.memory import MemoryDecoder, initial_lm
 
     job.release_models()
     lm = initial_lm(job.model_path, from_scratch=False, seed=job.experiment.seed)
-    _fit(job, out, _plain("dapt", MemoryDecoder(lm, None), job, job.experiment.dapt, {}))
+    _fit(job, out, _plain(stage, MemoryDecoder(lm, None), job, config, {}))
 
 
 def lora(job: "Job", out: ArtifactWriter) -> None:

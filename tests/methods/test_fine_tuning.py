@@ -98,6 +98,16 @@ def test_training_stops_when_validation_gets_worse(job):
     assert curve[-1] > curve[-2] == min(curve)
 
 
+def test_dapt_as_a_memory_shares_the_training_of_dapt_only_where_their_settings_agree(job):
+    alike = job()
+    for kind in ("dapt", "dapt_scores"):
+        as_memory = kind.replace("dapt", "dapt_memory")
+        assert alike.artifact(as_memory).path == alike.artifact(kind).path
+    apart = job(dapt=DaptConfig(learning_rate=2 * RATE))
+    assert apart.artifact("dapt_memory_scores").path == alike.artifact("dapt_scores").path
+    assert apart.artifact("dapt_scores").path != alike.artifact("dapt_scores").path
+
+
 def test_zero_means_as_the_trainer():
     trainer = TrainerConfig(learning_rate=0.5, max_epochs=7, patience=3, weight_decay=0.25)
     assert DaptConfig().options(trainer) == replace(trainer, patience=1)
@@ -175,7 +185,7 @@ def test_settings_out_of_range_are_refused(make, says):
         make()
 
 
-@pytest.mark.parametrize("stage", ["dapt", "lora"])
+@pytest.mark.parametrize("stage", ["dapt", "dapt_memory", "lora"])
 def test_an_interrupted_training_goes_on_and_comes_to_the_same_end(
     tiny_experiment, tmp_path, monkeypatch, stage
 ):

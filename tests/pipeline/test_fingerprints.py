@@ -75,7 +75,7 @@ def test_a_setting_changes_these_artifacts_and_no_others(override, made_anew, st
     assert changed(stages(), stages(override)) == made_anew
 
 
-@pytest.mark.parametrize("section", ["dapt", "lora"])
+@pytest.mark.parametrize("section", ["dapt", "dapt_memory", "lora"])
 def test_fine_tuning_depends_on_the_settings_that_it_uses(section, experiment, tmp_path):
     def name(*overrides):
         job = Job(load_experiment(experiment, list(overrides)), tmp_path / "artifacts")

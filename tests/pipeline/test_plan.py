@@ -18,9 +18,9 @@ from memdec.pipeline.sizes import model_facts
 STAGES = ("base_scores", "datastore", "query_neighbors", "targets", "memory", "memory_scores")
 
 
-def plans(folder, *overrides):
+def plans(folder, *overrides, stages=STAGES):
     job = Job(load_experiment(folder / "tiny.yaml", list(overrides)), folder / "artifacts")
-    return {plan.name: plan for plan in make_plan(job, STAGES)}
+    return {plan.name: plan for plan in make_plan(job, stages)}
 
 
 @pytest.fixture
@@ -56,6 +56,12 @@ def test_estimates_are_near_and_above_what_is_then_made(finished, copy):
         assert not plan.complete
         assert plan.num_bytes >= 0.5 * made[name].num_bytes, name
         assert plan.rows == made[name].rows
+
+
+def test_a_training_that_two_methods_share_is_planned_once(finished):
+    both = ("dapt_scores", "dapt_memory_scores")
+    assert "dapt_memory" not in plans(finished, stages=both)
+    assert {"dapt", "dapt_memory"} <= set(plans(finished, "dapt.max_epochs=5", stages=both))
 
 
 def test_rows_and_flops_are_the_formula(finished):
