@@ -112,6 +112,8 @@ def test_a_bad_setting_is_refused_before_any_work(override, words, memdec, exper
         ("name: a\nseeed: 3\n", ["tiny.yaml", "'seeed'", "did you mean seed"]),
         ("name: a\nknn: {temprature: 2}\n", ["tiny.yaml", "'knn.temprature'", "temperature"]),
         ("name: a\nname: b\n", ["tiny.yaml"]),
+        ("seed: ${pick:a}\n", ["tiny.yaml: seed", "argument: 'values'"]),
+        ("seed: ${pick:a,{b:1},high}\n", ["tiny.yaml: seed", "'high'"]),
     ],
 )
 def test_a_bad_experiment_file_is_refused(content, words, memdec, tmp_path):

@@ -109,6 +109,14 @@ class Experiment:
         return asdict(self)
 
 
+def _pick(key: str, values: dict[str, Any], default: Any) -> Any:
+    """In files, `${pick:${name},{law:2.0e-4},1.0e-4}` is 2.0e-4 where name is law, else 1.0e-4."""
+    return values.get(key, default)
+
+
+OmegaConf.register_resolver("pick", _pick, replace=True)
+
+
 def load_experiment(path: Path | str, overrides: list[str] | None = None) -> Experiment:
     """Build an experiment from a YAML file and `key=value` (or `--key=value`) overrides.
 
@@ -134,7 +142,7 @@ def load_experiment(path: Path | str, overrides: list[str] | None = None) -> Exp
     try:
         return OmegaConf.to_object(merged)  # type: ignore[return-value]
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{path}: {_first_line(error)}") from None
+        raise ConfigError(f"{path}: {_key_and_reason(error)}.") from None
 
 
 def _parse_override(override: str) -> DictConfig:
@@ -162,8 +170,7 @@ def _merge(config: DictConfig, update: DictConfig, where: str) -> DictConfig:
         if str(error).startswith("Merge error"):
             names = ", ".join(str(name) for name in update)
             raise ConfigError(f"{where}: {names} is a section; set its keys (knn.k=64).") from None
-        key = f"{error.full_key}: " if error.full_key else ""
-        raise ConfigError(f"{where}: {key}{_first_line(error)}.") from None
+        raise ConfigError(f"{where}: {_key_and_reason(error)}.") from None
 
 
 def _unknown_key(key: str) -> str:
@@ -188,6 +195,10 @@ def _unlock(node: DictConfig) -> None:
         child = node._get_node(key)
         if isinstance(child, DictConfig):
             _unlock(child)
+
+
+def _key_and_reason(error: OmegaConfBaseException) -> str:
+    return f"{error.full_key}: {_first_line(error)}" if error.full_key else _first_line(error)
 
 
 def _first_line(error: Exception) -> str:

@@ -1,0 +1,51 @@
+"""Experiments from files: values picked by name, and the rates that the shipped ones picked."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from memdec.pipeline.experiment import load_experiment
+
+ROOT = Path(__file__).parents[2]
+DOMAINS = ROOT / "experiments" / "domains" / "small-scale.yaml"
+
+
+@pytest.fixture
+def picking(tmp_path):
+    path = tmp_path / "picking.yaml"
+    path.write_text(
+        "name: law\ntrainer: {learning_rate: '${pick:${name},{law: 2.0e-4, news: 0.1},1.0e-3}'}\n"
+    )
+    return path
+
+
+@pytest.mark.parametrize(
+    ("words", "rate"),
+    [
+        ([], 2e-4),
+        (["name=news"], 0.1),
+        (["name=other"], 1e-3),
+        (["name=news", "trainer.learning_rate=0.5"], 0.5),
+    ],
+)
+def test_a_value_is_picked_by_name(picking, words, rate):
+    assert load_experiment(picking, words).trainer.learning_rate == rate
+
+
+@pytest.mark.parametrize("name", ["pubmed", "fomc_minutes", "cuad"])
+def test_every_method_has_the_rate_that_validation_chose(name):
+    tried: dict[str, dict[float, float]] = {}
+    for path in (ROOT / "reports" / "records").glob(f"{name}-*.json"):
+        record = json.loads(path.read_text())
+        if record["table"] == "learning-rate":
+            rate = record["config"]["trainer"]["learning_rate"]
+            perplexity = record["metrics"]["validation/perplexity"]
+            tried.setdefault(record["method"], {})[rate] = perplexity
+    assert set(tried) == {"dapt", "dapt_memory", "lora", "memory_decoder"}
+    experiment = load_experiment(DOMAINS, [f"name={name}"])
+    for method, by_rate in tried.items():
+        options = experiment.trainer
+        if method != "memory_decoder":
+            options = getattr(experiment, method).options(options)
+        assert options.learning_rate == min(by_rate, key=by_rate.__getitem__), method
