@@ -4,7 +4,7 @@ Torch-free: builders import what they need when they run, so that planning is in
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from memdec.methods.contract import Method
 from memdec.pipeline import builders, scoring_builders, training_builders
@@ -94,6 +94,23 @@ _TRAINING = (
 FINE_TUNED = ("dapt", "dapt_memory", "lora")
 """Stages that train the base itself, with the settings of their own section."""
 
+_DAPT = Stage(
+    name="dapt",
+    label="fine-tuning all of the base",
+    reads=_TRAINING,
+    needs=_needs("model", "tokens"),
+    build=training_builders.dapt,
+    resumable=True,
+    collective=True,
+)
+_DAPT_SCORES = Stage(
+    name="dapt_scores",
+    label="scoring validation and test with the fine-tuned base",
+    reads=(*_FORWARD, "corpus.stride"),
+    needs=_needs("dapt", "tokens"),
+    build=scoring_builders.dapt_scores,
+    schema=2,
+)
 STAGES: dict[str, Stage] = {
     stage.name: stage
     for stage in (
@@ -196,41 +213,22 @@ STAGES: dict[str, Stage] = {
             needs=_fidelity_needs,
             build=scoring_builders.fidelity,
         ),
-        Stage(
-            name="dapt",
-            label="fine-tuning all of the base",
-            reads=_TRAINING,
-            needs=_needs("model", "tokens"),
-            build=training_builders.dapt,
-            resumable=True,
-            collective=True,
-        ),
-        Stage(
-            name="dapt_scores",
-            label="scoring validation and test with the fine-tuned base",
-            reads=(*_FORWARD, "corpus.stride"),
-            needs=_needs("dapt", "tokens"),
-            build=scoring_builders.dapt_scores,
-            schema=2,
-        ),
-        Stage(
+        _DAPT,
+        _DAPT_SCORES,
+        replace(
+            _DAPT,
             name="dapt_memory",
             label="fine-tuning all of the base to be a memory",
             twin="dapt",
-            reads=_TRAINING,
-            needs=_needs("model", "tokens"),
             build=training_builders.dapt_memory,
-            resumable=True,
-            collective=True,
         ),
-        Stage(
+        replace(
+            _DAPT_SCORES,
             name="dapt_memory_scores",
             label="scoring validation and test with the fine-tuned memory",
             twin="dapt_scores",
-            reads=(*_FORWARD, "corpus.stride"),
             needs=_needs("dapt_memory", "tokens"),
             build=scoring_builders.dapt_memory_scores,
-            schema=2,
         ),
         Stage(
             name="lora",
