@@ -60,7 +60,10 @@ class DaptConfig(FineTuneConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class DaptMemoryConfig(FineTuneConfig):
-    """The same, to be mixed with the base."""
+    """DAPT's training for a model that is mixed with the base.
+
+    It stops by its own perplexity, not the mixture's, so that DAPT can share the training.
+    """
 
     section: ClassVar[str] = "dapt_memory"
 

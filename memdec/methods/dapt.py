@@ -21,8 +21,8 @@ class DaptMemory(Method):
     """The fine-tuned model as a memory: p = alpha * p_dapt + (1 - alpha) * p_lm.
 
     What a memory without kNN targets is worth, with alpha tuned as for every other mixture. The
-    best settings of a memory are not those of a model that stands alone, so it has its own section;
-    where both agree one training serves both.
+    best settings of a memory need not be those of a model that stands alone, so it has its own
+    section; where both agree one training serves both.
     """
 
     name = "dapt_memory"

@@ -111,10 +111,10 @@ class Experiment:
 
 def _pick(key: str, values: dict[str, Any], default: Any) -> Any:
     """In files, `${pick:${name},{law:2.0e-4},1.0e-4}` is 2.0e-4 where name is law, else 1.0e-4."""
-    return values.get(key, default)
+    return {str(name): value for name, value in values.items()}.get(key, default)
 
 
-OmegaConf.register_resolver("pick", _pick, replace=True)
+OmegaConf.register_resolver("pick", _pick, replace=True, annotation_validation="error")
 
 
 def load_experiment(path: Path | str, overrides: list[str] | None = None) -> Experiment:

@@ -85,7 +85,7 @@ class Job:
             made = self._make(stage)
             self._artifacts[name] = made.artifact
             self.runs[name] = StageRun(
-                name=name,
+                name=stage.kind,
                 seconds=made.seconds,
                 num_bytes=made.artifact.num_bytes,
                 reused=made.reused,
@@ -116,7 +116,7 @@ class Job:
             if not self.is_given(upstream):
                 self.artifact(upstream)
         parts = [Shard(index, shard.count) for index in range(shard.count)]
-        folder = f"{name}-shards"
+        folder = f"{stage.kind}-shards"
         names = [f"{whole}-{part.index + 1}-of-{part.count}" for part in parts]
         self.store.make(folder, names[shard.index], lambda out: stage.build(self, out, shard))
         found = [self.store.open(folder, part_name) for part_name in names]
@@ -126,7 +126,7 @@ class Job:
             assert stage.merge is not None, f"{name} is not a stage with shards"
             seconds = sum(made.manifest["provenance"]["seconds"] for made in whole_parts)
             self.store.make(
-                name,
+                stage.kind,
                 whole,
                 lambda out: stage.merge(out, whole_parts),  # type: ignore[misc]
                 earlier=seconds,

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from memdec.artifacts.artifact import ArtifactWriter
-from memdec.methods.config import FineTuneConfig
 from memdec.pipeline.builders import load_tokenizer_of, stream_of, windows_of
 from memdec.pipeline.model_facts import read_model_facts
 from memdec.training.config import MemoryDecoderConfig, TrainerConfig
@@ -71,20 +70,20 @@ def _settings_behind_memory(job: "Job") -> dict[str, Any]:
 
 def dapt(job: "Job", out: ArtifactWriter) -> None:
     """Train all of the base with the LM loss and export it."""
-    _fine_tune(job, out, "dapt", job.experiment.dapt)
+    _fine_tune(job, out, "dapt")
 
 
 def dapt_memory(job: "Job", out: ArtifactWriter) -> None:
-    """Do the same with the settings of DAPT as a memory."""
-    _fine_tune(job, out, "dapt_memory", job.experiment.dapt_memory)
+    """Train all of the base as `dapt` does, with the settings of DAPT as a memory."""
+    _fine_tune(job, out, "dapt_memory")
 
 
-def _fine_tune(job: "Job", out: ArtifactWriter, stage: str, config: FineTuneConfig) -> None:
+def _fine_tune(job: "Job", out: ArtifactWriter, stage: str) -> None:
     from memdec.models.memory import MemoryDecoder, initial_lm
 
     job.release_models()
     lm = initial_lm(job.model_path, from_scratch=False, seed=job.experiment.seed)
-    _fit(job, out, _plain(stage, MemoryDecoder(lm, None), job, config, {}))
+    _fit(job, out, _plain(stage, MemoryDecoder(lm, None), job, {}))
 
 
 def lora(job: "Job", out: ArtifactWriter) -> None:
@@ -101,12 +100,10 @@ def lora(job: "Job", out: ArtifactWriter) -> None:
     add_lora(lm, rank, config.scale, seed)
     facts = {"rank": rank, "trained_parameters": rank * per_rank, "budget_parameters": budget}
     print(f"LoRA: rank {rank}, {rank * per_rank:,} of {budget:,} parameters", file=sys.stderr)
-    _fit(job, out, _plain("lora", MemoryDecoder(lm, None), job, config, facts))
+    _fit(job, out, _plain("lora", MemoryDecoder(lm, None), job, facts))
 
 
-def _plain(
-    stage: str, decoder: "MemoryDecoder", job: "Job", config: FineTuneConfig, facts: dict[str, Any]
-) -> _Training:
+def _plain(stage: str, decoder: "MemoryDecoder", job: "Job", facts: dict[str, Any]) -> _Training:
     import torch
 
     def validate(gold_log_probs: torch.Tensor) -> dict[str, float]:
@@ -116,7 +113,7 @@ def _plain(
         stage=stage,
         decoder=decoder,
         config=PLAIN_LOSS,
-        options=config.options(job.experiment.trainer),
+        options=getattr(job.experiment, stage).options(job.experiment.trainer),
         validate=validate,
         facts=facts,
     )

@@ -89,7 +89,7 @@ def _setting_curve(table: Table, index: int, heading: Heading) -> Figure | None:
         return None
     xs = [point[0] for point in points]
     label = table.spec.curve.rsplit(".", 1)[-1]
-    x = Axis.around(xs, label, log=min(xs) > 0 and max(xs) / min(xs) > 10)
+    x = Axis.around(xs, label, log=min(xs) > 0 and max(xs) / min(xs) > 5)
     chart = Chart(
         title=f"{_metric(table)} over {label}: {heading.label}",
         x=x,

@@ -15,7 +15,8 @@ DOMAINS = ROOT / "experiments" / "domains" / "small-scale.yaml"
 def picking(tmp_path):
     path = tmp_path / "picking.yaml"
     path.write_text(
-        "name: law\ntrainer: {learning_rate: '${pick:${name},{law: 2.0e-4, news: 0.1},1.0e-3}'}\n"
+        "name: law\n"
+        "trainer: {learning_rate: '${pick:${name},{law: 2.0e-4, news: 0.1, 2024: 0.3},1.0e-3}'}\n"
     )
     return path
 
@@ -25,6 +26,7 @@ def picking(tmp_path):
     [
         ([], 2e-4),
         (["name=news"], 0.1),
+        (["name='2024'"], 0.3),
         (["name=other"], 1e-3),
         (["name=news", "trainer.learning_rate=0.5"], 0.5),
     ],
@@ -33,12 +35,18 @@ def test_a_value_is_picked_by_name(picking, words, rate):
     assert load_experiment(picking, words).trainer.learning_rate == rate
 
 
+@pytest.mark.parametrize("path", ["domains/paper-scale.yaml", "wikitext103/gpt2.yaml"])
+def test_dapt_as_memory_has_dapts_epochs_at_paper_scale(path):
+    experiment = load_experiment(ROOT / "experiments" / path, ["dapt.max_epochs=3"])
+    assert experiment.dapt_memory.options(experiment.trainer).max_epochs == 3
+
+
 @pytest.mark.parametrize("name", ["pubmed", "fomc_minutes", "cuad"])
 def test_every_method_has_the_rate_that_validation_chose(name):
     tried: dict[str, dict[float, float]] = {}
     for path in (ROOT / "reports" / "records").glob(f"{name}-*.json"):
         record = json.loads(path.read_text())
-        if record["table"] == "learning-rate":
+        if (record["table"], record["status"], record["seed"]) == ("learning-rate", "complete", 0):
             rate = record["config"]["trainer"]["learning_rate"]
             perplexity = record["metrics"]["validation/perplexity"]
             tried.setdefault(record["method"], {})[rate] = perplexity
