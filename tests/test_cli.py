@@ -317,6 +317,17 @@ def test_it_is_taken_where_it_may_or_does_not_matter(memdec, experiment, tiny_mo
 
 
 @pytest.mark.parametrize("verb", ["run", "plan"])
+def test_a_move_to_the_vocabulary_that_the_memory_has_is_refused(
+    verb, memdec, finished, experiment, tmp_path
+):
+    init = f"memory_decoder.init={export_of(finished)}"
+    words = (init, "memory_decoder.transfer=random", "methods=[memory_decoder]")
+    ended = memdec(verb, experiment, *words, cwd=tmp_path)
+    assert_refused(ended, "transfer is random", "has the tokenizer of the base", "model.source")
+    assert not list(tmp_path.glob("artifacts/*/*"))
+
+
+@pytest.mark.parametrize("verb", ["run", "plan"])
 def test_more_blocks_than_there_are_is_refused_before_any_work(verb, memdec, experiment, tmp_path):
     words = ("memory_decoder.blocks=9", "methods=[memory_decoder]")
     ended = memdec(verb, experiment, *words, cwd=tmp_path)

@@ -90,8 +90,8 @@ def check_same_tokenizer(base_name: str, base: Any, memory_name: str, memory: An
             f"base {base_name} and memory {memory_name} have different tokenizers "
             f"({len(base):,} and {len(memory):,} tokens), so their tokens cannot be mixed; use the "
             "base that the memory was trained for, or train one for this base with: memdec run "
-            f"EXPERIMENT memory_decoder.init={memory_name} memory_decoder.transfer=copied "
-            "memory_decoder.trained= methods=[base,memory_decoder]"
+            f"EXPERIMENT model.source={base_name} memory_decoder.init={memory_name} "
+            "memory_decoder.transfer=copied memory_decoder.trained= methods=[base,memory_decoder]"
         )
 
 

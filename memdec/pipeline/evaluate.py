@@ -62,9 +62,11 @@ def _metrics(job: Job, settled: Settled, artifacts: dict[str, Artifact]) -> dict
             settled.gold_log_probs[split], tokens.info[split]["num_bytes"]
         ).items()
     }
-    metrics["test/num_documents"] = len(tokens.array("test_document_starts"))
+    for split in ("train", *SPLITS):
+        metrics[f"{split}/num_documents"] = len(tokens.array(f"{split}_document_starts"))
     repeated = tokens.info["train_test_overlap"]
     metrics["test/documents_in_train"] = repeated["near"]  # the exact ones among them
+    metrics["test/documents_exactly_in_train"] = repeated["exact"]
     base = np.asarray(job.artifact("base_scores").array("test_gold_log_probs"))
     for name, other_N in _compared_with(base, settled).items():
         ratio = np.exp(np.mean(other_N, dtype=np.float64) + metrics["test/nll"])

@@ -26,7 +26,8 @@ def check_models(job: Job, stages: Sequence[str]) -> None:
 
 def _check_tokenizers(job: Job, stages: Sequence[str]) -> None:
     plugged, alike = job.given_memories(stages), {}
-    if job.starts_a_memory(stages) and job.experiment.memory_decoder.transfer == "refuse":
+    transfer = job.experiment.memory_decoder.transfer
+    if job.starts_a_memory(stages):
         alike["memory_decoder.init"] = job.init_model
     if "datastore" in stages and job.experiment.datastore.model not in ("base", "dapt"):
         alike["datastore.model"] = job.key_model
@@ -40,7 +41,14 @@ def _check_tokenizers(job: Job, stages: Sequence[str]) -> None:
     for memory in plugged:
         check_same_tokenizer(base, own, str(memory), load_tokenizer(memory))
     for key, path in models.items():
-        if not reads_alike(own, load_tokenizer(path)):
+        is_alike = reads_alike(own, load_tokenizer(path))
+        if key == "memory_decoder.init" and transfer != "refuse":
+            if is_alike:
+                raise ConfigError(
+                    f"memory_decoder.transfer is {transfer} but {key} {path} has the tokenizer of "
+                    f"the base {base}: leave transfer out, or name another base in model.source."
+                )
+        elif not is_alike:
             raise ConfigError(f"{key} {path} has another tokenizer than the base {base}; {DO[key]}")
 
 

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from memdec.results.printed import Heading, Table, cell_text
+from memdec.results.printed import Heading, Row, Table, cell_text
 from memdec.results.record import Record
 from memdec.results.svg import NUM_STYLES, Axis, Chart, Point, style_of
 
@@ -36,9 +36,9 @@ def figures_of(table: Table) -> list[Figure]:
     for index, heading in ours:
         found.append((_setting_curve if table.spec.curve else _dots)(table, index, heading))
     if not table.spec.curve:
-        runs = _one_run_of_each(table.records)
-        found += [_alpha_curve(table, records) for records in runs]
-        found += [_training(table, records) for records in runs]
+        runs = _one_run_of_each(table)
+        found += [_alpha_curve(table, by_row) for by_row in runs]
+        found += [_training(table, by_row) for by_row in runs]
     for index, heading in ours:
         for metric in () if table.spec.curve else ("seconds", "parameters"):
             found.append(_cost(table, index, heading, metric))
@@ -56,11 +56,7 @@ def _dots(table: Table, index: int, heading: Heading) -> Figure | None:
         spread = cell.spread or 0.0
         low, high = cell.interval or (mean - spread, mean + spread)
         bars.append((low, mean, high))
-    several = len({row.group for row, _, _ in shown}) > 1
-    names = [
-        f"{row.group if several else ''} {row.label.removeprefix('+ ')}".strip()
-        for row, _, _ in shown
-    ]
+    names = _names([row for row, _, _ in shown])
     x = Axis.around([value for bar in bars for value in bar], _metric(table))
     y = Axis(low=-0.6, high=len(shown) - 0.4, label="")
     left = min(30 + 7.6 * max(map(len, names)), 380)
@@ -88,7 +84,7 @@ def _setting_curve(table: Table, index: int, heading: Heading) -> Figure | None:
     if len(points) < 2:
         return None
     xs = [point[0] for point in points]
-    label = table.spec.curve.rsplit(".", 1)[-1]
+    label = table.spec.curve.rsplit(".", 1)[-1].replace("_", " ")
     x = Axis.around(xs, label, log=min(xs) > 0 and max(xs) / min(xs) > 5)
     chart = Chart(
         title=f"{_metric(table)} over {label}: {heading.label}",
@@ -105,40 +101,48 @@ def _setting_curve(table: Table, index: int, heading: Heading) -> Figure | None:
     return _figure(table, "curve", heading.label, chart, "")
 
 
-def _alpha_curve(table: Table, records: list[Record]) -> Figure | None:
-    """Draw perplexity over alpha for each method that mixes, with the chosen alpha marked."""
-    mixing = [record for record in records if _curve(record, "alpha", "alpha", PERPLEXITY)]
-    base = next((r.metrics.get(PERPLEXITY) for r in records if r.method == "base"), None)
+def _alpha_curve(table: Table, by_row: dict[str, Record]) -> Figure | None:
+    """Draw perplexity over alpha for each row that mixes, with the chosen alpha marked."""
+    records = list(by_row.values())
+    mixing = {
+        label: record
+        for label, record in by_row.items()
+        if _curve(record, "alpha", "alpha", PERPLEXITY)
+    }
+    bases = {r.metrics[PERPLEXITY] for r in records if r.method == "base"}
     if not mixing:
         return None
-    lines = {r.id: _curve(r, "alpha", "alpha", PERPLEXITY) for r in mixing}
-    dashed = {r.id: _curve(r, "alpha", "alpha", "validation/perplexity") for r in mixing}
+    lines = {label: _curve(r, "alpha", "alpha", PERPLEXITY) for label, r in mixing.items()}
+    dashed = {
+        label: _curve(r, "alpha", "alpha", "validation/perplexity") for label, r in mixing.items()
+    }
     heights = [y for line in [*lines.values(), *dashed.values()] for _, y in line]
     lowest = min(heights)
     # alpha near 1 can cost a hundredfold; what matters lies below twice the best.
-    top = min(max(heights), max(2.2 * lowest, 1.15 * (base or 0.0)))
+    top = min(max(heights), max(2.2 * lowest, 1.15 * max(bases, default=0.0)))
     y = Axis(low=lowest * 0.94, high=top * 1.03, label="Perplexity")
     chart = Chart(
         title=_title(table, "Perplexity over alpha", records),
         x=Axis(low=0, high=1, label="alpha, the memory's share in the mixture"),
         y=y,
     )
-    if base is not None and y.low <= base <= y.high:
+    for base in sorted(base for base in bases if y.low <= base <= y.high):
         chart.line([(0, base), (1, base)], "s0", "dash")
         chart.text((1, base), f"base {base:.2f}", "end", 7)
-    for record in mixing:
-        style = style_of(record.method)
-        for line, kind in ((dashed[record.id], "dash"), (lines[record.id], "line")):
+    styles = _styles({label: record.method for label, record in mixing.items()})
+    for label, record in mixing.items():
+        style = styles[label]
+        for line, kind in ((dashed[label], "dash"), (lines[label], "line")):
             visible = [point for point in line if point[1] <= y.high]
             if visible:
                 chart.line(visible, style, kind)
         chosen = record.metrics.get(PERPLEXITY)
         if record.alpha is not None and chosen is not None:
-            words = f"{record.name}: alpha {record.alpha:.2f} gives {chosen:.2f}"
+            words = f"{label}: alpha {record.alpha:.2f} gives {chosen:.2f}"
             chart.dot((record.alpha, chosen), style, words)
-        words = record.name if chosen is None else f"{record.name} {chosen:.2f}"
+        words = label if chosen is None else f"{label} {chosen:.2f}"
         chart.legend.append((style, "dot", words))
-    chart.legend += [(style_of(mixing[0].method), kind, w) for kind, w in _SPLITS]
+    chart.legend += [("s0", kind, words) for kind, words in _SPLITS]
     caption = "Each mark is the alpha chosen on validation text; the base alone is alpha 0."
     return _figure(table, "alpha", _run_words(records), chart, caption)
 
@@ -146,12 +150,13 @@ def _alpha_curve(table: Table, records: list[Record]) -> Figure | None:
 _SPLITS = (("line", "test"), ("dash", "validation"))
 
 
-def _training(table: Table, records: list[Record]) -> Figure | None:
-    """Draw the training losses over steps."""
-    trained = [r for r in records if "training" in r.curves]
+def _training(table: Table, by_row: dict[str, Record]) -> Figure | None:
+    """Draw the training losses over steps, of the last memory or what else was trained."""
+    trained = [(label, record) for label, record in by_row.items() if "training" in record.curves]
     if not trained:
         return None
-    record = next((r for r in trained if r.method == "memory_decoder"), trained[0])
+    memories = [pair for pair in trained if pair[1].method == "memory_decoder"]
+    label, record = (memories or trained)[-1]
     names = (
         ("train/loss", "s1", "loss"),
         ("train/kl", "s2", _divergence(record)),
@@ -163,14 +168,14 @@ def _training(table: Table, records: list[Record]) -> Figure | None:
     if not points:
         return None
     chart = Chart(
-        title=_title(table, f"Training of {record.name}", records),
+        title=_title(table, f"Training of {label}", [record]),
         x=Axis(low=min(p[0] for p in points), high=max(p[0] for p in points), label="Step"),
         y=Axis.around([p[1] for p in points], "Nats per token"),
     )
     for line, style, words in lines:
         chart.line(line, style)
         chart.legend.append((style, "line", words))
-    return _figure(table, "training", _run_words(records), chart, "Means over logged steps.")
+    return _figure(table, "training", _run_words([record]), chart, "Means over logged steps.")
 
 
 def _divergence(record: Record) -> str:
@@ -180,29 +185,49 @@ def _divergence(record: Record) -> str:
 
 
 def _cost(table: Table, index: int, heading: Heading, metric: str) -> Figure | None:
-    """Draw perplexity against seconds or parameters, one mark per run."""
+    """Draw perplexity against seconds or parameters, one mark per row and seed."""
     by_id = {record.id: record for record in table.records if record.complete}
-    cells = [row.cells[index].cell for row in table.rows]
-    runs = [by_id[i] for cell in cells if cell for i in cell.ids if i in by_id]
-    found = [
-        (run, float(cost), run.metrics[table.spec.metric])
-        for run in runs
-        if (cost := run.budget.get(metric)) and table.spec.metric in run.metrics
-    ]
-    if len({cost for _, cost, _ in found}) < 2:
+    found = []
+    for row, label in zip(table.rows, _names(table.rows), strict=True):
+        cell = row.cells[index].cell
+        runs = [by_id[i] for i in cell.ids if i in by_id] if cell else []
+        for run in {run.seed: run for run in reversed(runs)}.values():
+            cost, height = run.budget.get(metric), run.metrics.get(table.spec.metric)
+            if cost and height is not None:
+                found.append((label, row.method, float(cost), height))
+    costs = [cost for _, _, cost, _ in found]
+    if len(set(costs)) < 2:
         return None
-    costs = [cost for _, cost, _ in found]
     chart = Chart(
         title=f"{heading.label} against {metric}",
         x=Axis.around(costs, metric.capitalize(), log=max(costs) / min(costs) > 5),
-        y=Axis.around([height for _, _, height in found], _metric(table)),
+        y=Axis.around([height for _, _, _, height in found], _metric(table)),
     )
-    for run, cost, height in found:
-        words = f"{run.name}: {height:.2f} at {cost:,.0f} {metric}"
-        chart.dot((cost, height), style_of(run.method), words)
-    methods = {run.method: run.name for run, _, _ in found}
-    chart.legend = [(style_of(method), "dot", name) for method, name in methods.items()]
+    styles = _styles({label: method for label, method, _, _ in found})
+    for label, _, cost, height in found:
+        words = f"{label}: {height:.2f} at {cost:,.0f} {metric}"
+        chart.dot((cost, height), styles[label], words)
+    chart.legend = [(style, "dot", label) for label, style in styles.items()]
     return _figure(table, metric, heading.label, chart, "Lower and further left is better.")
+
+
+def _names(rows: list[Row]) -> list[str]:
+    """Name rows for a figure, with their groups where there are several."""
+    several = len({row.group for row in rows}) > 1
+    return [
+        f"{row.group if several else ''} {row.label.removeprefix('+ ')}".strip() for row in rows
+    ]
+
+
+def _styles(methods: dict[str, str]) -> dict[str, str]:
+    """Give each label its method's style, and where several share a method the free ones."""
+    own = {style_of(method) for method in methods.values()}
+    free = iter([s for n in range(1, NUM_STYLES + 1) if (s := f"s{n}") not in own] + ["s8"] * 99)
+    styles: dict[str, str] = {}
+    for label, method in methods.items():
+        style = style_of(method)
+        styles[label] = next(free) if style in styles.values() else style
+    return styles
 
 
 def _curve(record: Record, curve: str, x: str, y: str) -> list[Point]:
@@ -211,13 +236,16 @@ def _curve(record: Record, curve: str, x: str, y: str) -> list[Point]:
     return [(a, b) for a, b in pairs if a is not None and b is not None]
 
 
-def _one_run_of_each(records: list[Record]) -> list[list[Record]]:
-    """Group complete records by experiment; per method keep the lowest seed."""
-    groups: dict[str, dict[str, Record]] = {}
-    for record in sorted(records, key=lambda r: (r.experiment, r.seed, r.id)):
-        if record.complete:
-            groups.setdefault(record.experiment, {}).setdefault(record.method, record)
-    return [list(methods.values()) for methods in groups.values()][:_MOST_OF_A_KIND]
+def _one_run_of_each(table: Table) -> list[dict[str, Record]]:
+    """Return for each experiment its rows' complete records of the lowest seed, by label."""
+    by_id = {record.id: record for record in table.records if record.complete}
+    experiments: dict[str, dict[str, Record]] = {}
+    for row, label in zip(table.rows, _names(table.rows), strict=True):
+        ids = {i for printed in row.cells if printed.cell for i in printed.cell.ids}
+        runs = [by_id[i] for i in ids if i in by_id]
+        for record in sorted(runs, key=lambda r: (r.seed, r.id)):
+            experiments.setdefault(record.experiment, {}).setdefault(label, record)
+    return list(experiments.values())[:_MOST_OF_A_KIND]
 
 
 def _metric(table: Table) -> str:

@@ -10,9 +10,12 @@ _GATE_RATIO = "test/perplexity_ratio_to_one_alpha"
 
 
 def notes_of(
-    records: list[Record], papers: list[PaperTable], has_intervals: bool = True
+    records: list[Record],
+    papers: list[PaperTable],
+    has_intervals: bool = True,
+    metric: str = "test/perplexity",
 ) -> list[str]:
-    """Return the remarks that a reader needs before comparing numbers."""
+    """Return the remarks that a reader of the metric needs before comparing numbers."""
     notes = []
     if any(other.seed != record.seed for record in records for other in records[:1]):
         notes.append("Mean and sample standard deviation over n seeds.")
@@ -26,7 +29,7 @@ def notes_of(
         notes.append("alpha (and kNN-LM's temperature) was chosen on validation text.")
     if any(_fixed_alpha(record) for record in records):
         notes.append("alpha was fixed in advance in runs that set it.")
-    notes += _gates(records)
+    notes += _gates(records) if metric == "test/perplexity" else []
     notes += _unlike_tokens(records)
     notes += [f"Failed: {r.id}: {r.error}" for r in records if not r.complete]
     dirty = [record.id for record in records if record.provenance.dirty]
@@ -80,12 +83,18 @@ def _test_documents(records: list[Record]) -> list[str]:
     """Say how many texts the numbers rest on, and how many of them training saw."""
     counts, repeated = {}, {}
     for record in records:
-        if "test/num_documents" in record.metrics:
-            counts[record.title or record.experiment] = record.metrics["test/num_documents"]
-            repeated[record.title or record.experiment] = record.metrics["test/documents_in_train"]
+        name, metrics = record.title or record.experiment, record.metrics
+        if "test/num_documents" in metrics:
+            counts[name] = f"{metrics['test/num_documents']:g}"
+            repeated[name] = metrics["test/documents_in_train"]
+            if "train/num_documents" in metrics:
+                train, validation = (
+                    metrics[f"{split}/num_documents"] for split in ("train", "validation")
+                )
+                counts[name] += f" (train {train:g}, validation {validation:g})"
     if not counts:
         return []
-    words = ", ".join(f"{name} {counts[name]:g}" for name in sorted(counts))
+    words = ", ".join(f"{name} {counts[name]}" for name in sorted(counts))
     seen = ", ".join(f"{name} {count:g}" for name, count in sorted(repeated.items()) if count)
     tail = f"In train too, whole or nearly: {seen}." if seen else "None is in train too, or nearly."
     return [f"Test documents: {words}. {tail}"]

@@ -110,11 +110,11 @@ def _headline(table: Table, index: int) -> str:
     better = table.headings[index].column.better
     if not base or len(rows) < 2 or better == "none" or len({row.group for row, _ in rows}) > 1:
         return ""
-    best, ours = (min if better == "lower" else max)(rows, key=lambda pair: pair[1])
+    ours = (min if better == "lower" else max)(mean for _, mean in rows)
     if ours == base:
         return f"no method improved on the base ({base:.2f})"
-    name = best.label.removeprefix("+ ")
-    return f"{name} {ours:.2f} against {base:.2f} for the base ({100 * (ours / base - 1):+.0f}%)"
+    names = " and ".join(row.label.removeprefix("+ ") for row, _ in rows if row.cells[index].best)
+    return f"{names} {ours:.2f} against {base:.2f} for the base ({100 * (ours / base - 1):+.0f}%)"
 
 
 def _section(spec: TableSpec, tables: list[Table]) -> Section:

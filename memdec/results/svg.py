@@ -118,15 +118,19 @@ class Chart:
 
     def svg(self) -> str:
         """Return the drawing, without styles of its own."""
-        body = [*self._frame(), *self._legend(), *self.parts]
+        legend, top = self._legend()
+        height = HEIGHT - top
+        paper = f'<rect class="paper" y="{top}" width="{WIDTH}" height="{height}"/>'
         return (
-            f'<svg class="fig" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
-            f'role="img" aria-label="{escape(self.title)}">\n' + "\n".join(body) + "\n</svg>\n"
+            f'<svg class="fig" xmlns="http://www.w3.org/2000/svg" '
+            f'viewBox="0 {top} {WIDTH} {height}" role="img" aria-label="{escape(self.title)}">\n'
+            + "\n".join([paper, *self._frame(), *legend, *self.parts])
+            + "\n</svg>\n"
         )
 
     def _frame(self) -> list[str]:
         bottom, right = HEIGHT - _BOTTOM, WIDTH - _RIGHT
-        parts = [f'<rect class="paper" width="{WIDTH}" height="{HEIGHT}"/>']
+        parts = []
         for tick in self.x.ticks():
             x = self.at((tick, self.y.low))[0]
             parts.append(f'<line class="grid" x1="{x}" x2="{x}" y1="{_TOP}" y2="{bottom}"/>')
@@ -154,7 +158,8 @@ class Chart:
             )
         return parts
 
-    def _legend(self) -> list[str]:
+    def _legend(self) -> tuple[list[str], int]:
+        """Return the legend, and where the canvas begins: two rows fit above the axes."""
         places, row, x = [], 0, 14.0
         for _, kind, words in self.legend:
             mark = 20 if kind == "dot" else 26
@@ -163,7 +168,8 @@ class Chart:
                 row, x = row + 1, 14.0
             places.append((x, row, x + mark))
             x += width + 16
-        first = 20 - 9 * row  # more rows are drawn closer to the edge
+        top = min(0, 20 * (1 - row))
+        first = top + 20 - 9 * min(row, 1)  # several rows are drawn closer to the edge
         parts = []
         for (style, kind, words), (x, row, text_x) in zip(self.legend, places, strict=True):
             y = first + 20 * row
@@ -173,7 +179,7 @@ class Chart:
                 else f'<path class="{style} {kind}" d="M{x:.1f} {y}h20"/>'
             )
             parts.append(f'{mark_of}<text x="{text_x:.1f}" y="{y + 4}">{escape(words)}</text>')
-        return parts
+        return parts, top
 
 
 def standalone(svg: str, remark: str) -> str:

@@ -32,7 +32,9 @@ def to_markdown(tables: list[Table]) -> str:
         heading = scale_words(table)
         if table.spec.title != spec.title:
             heading = f"{markdown_text(table.spec.title)}, {heading[0].lower()}{heading[1:]}"
-        parts += [f"## {heading}", _markdown_grid(table)]
+        parts.append(f"## {heading}")
+        if table.rows:
+            parts.append(_markdown_grid(table))
         if table.notes:
             parts.append("\n".join(f"- {markdown_text(note)}" for note in table.notes))
         if table.records:

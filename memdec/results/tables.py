@@ -85,7 +85,7 @@ def _build(
             block += _rows(layout, group, selector, in_group)
         rows += _with_best(block, headings)
     has_intervals = any(heading.column.interval for heading in headings)
-    notes = notes_of(records, list(paper.values()), has_intervals)
+    notes = notes_of(records, list(paper.values()), has_intervals, spec.metric)
     return Table(spec=spec, scale=scale, headings=headings, rows=rows, records=records, notes=notes)
 
 

@@ -15,14 +15,15 @@ from memdec.training.config import MemoryDecoderConfig, TrainerConfig
 
 @pytest.fixture(scope="module", params=["llama", "gemma3"])
 def result(request, tiny_experiment, tmp_path_factory):
-    # a mixture needs memories that are there: see below
-    methods = [name for name in METHODS if name != "memory_mixture"]
-    experiment = tiny_experiment(request.param, methods=methods)
-    return run_experiment(experiment, tmp_path_factory.mktemp("artifacts"))
+    folder = tmp_path_factory.mktemp("artifacts")
+    run_experiment(tiny_experiment(request.param, methods=["memory_decoder"]), folder)
+    mixture = MemoryMixtureConfig(memories=[str(path) for path in folder.glob("memory/*/export")])
+    experiment = tiny_experiment(request.param, methods=list(METHODS), memory_mixture=mixture)
+    return run_experiment(experiment, folder)
 
 
 def test_every_method_scores_the_same_tokens(result):
-    assert [record["method"] for record in result.records] == list(METHODS)[:-1]
+    assert [record["method"] for record in result.records] == list(METHODS)
     for split in ("validation", "test"):
         assert len({record["metrics"][f"{split}/num_tokens"] for record in result.records}) == 1
 
@@ -35,7 +36,7 @@ def test_every_metric_is_finite_and_every_record_is_json(result):
 
 
 def test_only_mixtures_have_an_alpha(result):
-    mixtures = {"dapt_memory", "knn_lm", "memory_decoder"}
+    mixtures = {"dapt_memory", "knn_lm", "memory_decoder", "memory_mixture"}
     assert {r["method"] for r in result.records if r["alpha"] is not None} == mixtures
 
 
@@ -52,6 +53,7 @@ def test_budgets_count_what_is_deployed_and_what_is_trained(result):
         "in_context_rag": 1,
         "memory_decoder": 2,
         "adaptive_alpha": 2,
+        "memory_mixture": 2,
     }
     assert base * (lora - 1) == pytest.approx(budgets["lora"]["trained_parameters"])
     assert 0 < budgets["lora"]["trained_parameters"] <= base
@@ -64,10 +66,14 @@ def test_budgets_count_what_is_deployed_and_what_is_trained(result):
 
 def test_every_record_counts_the_test_documents_and_their_copies_in_train(result):
     (manifest,) = (result.folder.parents[1] / "tokens").glob("*/manifest.json")
-    overlap = json.loads(manifest.read_text())["info"]["train_test_overlap"]
+    facts = json.loads(manifest.read_text())["info"]
+    overlap = facts["train_test_overlap"]
     for record in result.records:
         assert record["metrics"]["test/num_documents"] == overlap["test_documents"] == 4
         assert record["metrics"]["test/documents_in_train"] == overlap["near"]
+        assert record["metrics"]["test/documents_exactly_in_train"] == overlap["exact"]
+        for split in ("train", "validation"):
+            assert record["metrics"][f"{split}/num_documents"] == facts[split]["num_documents"]
         assert record["intervals"] == {}  # too few documents
 
 

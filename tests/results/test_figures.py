@@ -72,6 +72,49 @@ def test_the_alpha_curve_marks_the_chosen_alpha_and_the_base(records):
     assert len(test_line[1].split()) == 2  # the infinite point is left out
 
 
+def test_two_rows_of_one_method_are_drawn_apart_and_named_by_their_rows(records, make_record):
+    """The variant with the lowest record id once stood for both."""
+    gated, plain_loss = (
+        make_record(
+            value,
+            method="memory_decoder",
+            label="Memory Decoder",
+            alpha=0.5,
+            fingerprint=name,
+            config={"memory_decoder": {"gating": gating}},
+            budget={"parameters": 2000, "seconds": value},
+            curves={"alpha": ALPHA, "training": TRAINING},
+        )
+        for name, gating, value in (("0" * 8, "none", 17.0), ("1" * 8, "gold", 13.0))
+    )
+    field = "config.memory_decoder.gating"
+    rows = [
+        Selector(label="Base", where={"method": "base"}),
+        Selector(label="+ paper's loss", where={field: "none"}),
+        Selector(label="+ gated", where={field: "gold"}),
+    ]
+    found = figures(plain(rows=rows), [records[0], gated, plain_loss])
+    alpha = found["toy-small-alpha-toy"].svg
+    assert "paper&#x27;s loss 17.00" in alpha
+    assert "gated 13.00" in alpha
+    assert len(set(re.findall(r'class="(s[1-8]) line"', alpha))) == 2
+    assert found["toy-small-training-toy"].title == "Training of gated"
+    seconds = found["toy-small-seconds-test-perplexity"].svg
+    assert "gated: 13.00 at 13 seconds" in seconds
+    assert "paper&#x27;s loss: 17.00 at 17 seconds" in seconds
+
+
+def test_a_long_legend_stands_above_the_axes():
+    axis = Axis(low=0, high=1, label="")
+    chart = Chart(title="t", x=axis, y=axis, legend=[("s1", "dot", "x" * 50)] * 5)
+    top = re.search(r'viewBox="0 (-?\d+) ', chart.svg())
+    rows = [int(y) for y in re.findall(r'<text x="34.0" y="(-?\d+)">x', chart.svg())]
+    assert top
+    assert len(rows) == 5
+    assert int(top[1]) < rows[0] - 10
+    assert rows[-1] < 44  # where the axes begin
+
+
 def test_rows_of_a_setting_make_a_curve(make_record):
     records = [
         make_record(

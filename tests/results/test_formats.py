@@ -83,8 +83,18 @@ def test_notes_tell_a_tuned_alpha_from_a_fixed_one(make_record):
     assert notes_of([make_record()], []) == []
 
 
+def test_where_a_gate_helps_is_a_note_on_perplexity_alone(make_record):
+    ratio = "test/perplexity_ratio_to_one_alpha"
+    record = make_record(
+        metrics={"test/perplexity": 9.0, ratio: 0.9}, intervals={ratio: [0.8, 0.95]}
+    )
+    (note,) = notes_of([record], [], has_intervals=False)
+    assert note.startswith("Adaptive alpha beats one alpha")
+    assert notes_of([record], [], has_intervals=False, metric="budget.seconds") == []
+
+
 def test_notes_count_the_test_documents_and_name_those_in_train(make_record):
-    def note(**seen):
+    def note(others=None, **seen):
         records = [
             make_record(
                 9.0,
@@ -94,6 +104,7 @@ def test_notes_count_the_test_documents_and_name_those_in_train(make_record):
                     "test/perplexity": 9.0,
                     "test/num_documents": 10.0 + index,
                     "test/documents_in_train": float(seen.get(name, 0)),
+                    **(others if others and name == "tax" else {}),
                 },
             )
             for index, name in enumerate(("law", "tax"))
@@ -102,6 +113,8 @@ def test_notes_count_the_test_documents_and_name_those_in_train(make_record):
 
     assert note() == ["Test documents: law 10, tax 11. None is in train too, or nearly."]
     assert note(tax=2) == ["Test documents: law 10, tax 11. In train too, whole or nearly: tax 2."]
+    others = {"train/num_documents": 7.0, "validation/num_documents": 5.0}
+    assert "law 10, tax 11 (train 7, validation 5)." in note(others)[0]
 
 
 def test_an_origin_says_when_sources_were_edited(make_record):

@@ -156,11 +156,14 @@ def test_a_records_folder_that_is_not_there_is_refused(tmp_path):
 
 
 def test_headlines_compare_the_best_with_the_base(make_record):
-    rows = [Selector(label="Base", where={"method": "base"}), Selector(label="+ kNN", by="method")]
+    labels = {"base": "Base", "knn_lm": "+ kNN", "lora": ""}
+    rows = [Selector(label=label, where={"method": name}) for name, label in labels.items()]
     spec = TableSpec(name="toy", title="Toy", rows=rows, columns=[Column(label="ppl")])
     records = [make_record(20.0), make_record(15.0, method="knn_lm")]
     (table,) = build_tables(spec, records, {})
     assert headlines(table) == ["kNN 15.00 against 20.00 for the base (-25%)"]
+    (table,) = build_tables(spec, [*records, make_record(15.001, method="lora")], {})
+    assert headlines(table) == ["kNN and lora 15.00 against 20.00 for the base (-25%)"]
     (table,) = build_tables(spec, [make_record(20.0), make_record(25.0, method="knn_lm")], {})
     assert headlines(table) == ["no method improved on the base (20.00)"]
     (table,) = build_tables(spec, records[1:], {})
