@@ -307,13 +307,17 @@ def test_a_memory_from_a_model_with_another_tokenizer_is_refused(
     assert not list(tmp_path.glob("artifacts/*/*"))
 
 
-def test_it_is_taken_where_it_may_or_does_not_matter(memdec, experiment, tiny_model, tmp_path):
-    init = f"memory_decoder.init={tiny_model('gemma3')}"
-    for words in (
-        ["methods=[memory_decoder]", "memory_decoder.transfer=copied"],
-        ["methods=[lora]", "lora.budget_parameters=2000"],
+def test_it_is_taken_where_it_may_or_does_not_matter(
+    memdec, finished, experiment, tiny_model, tmp_path
+):
+    other, alike = tiny_model("gemma3"), export_of(finished)
+    for init, *words in (
+        [other, "methods=[memory_decoder]", "memory_decoder.transfer=copied"],
+        [other, "methods=[lora]", "lora.budget_parameters=2000"],
+        [alike, "methods=[memory_decoder]", "memory_decoder.transfer=scratch"],
     ):
-        assert memdec("run", experiment, init, *words, cwd=tmp_path).code == 0
+        words.append(f"memory_decoder.init={init}")
+        assert memdec("run", experiment, *words, cwd=tmp_path).code == 0
 
 
 @pytest.mark.parametrize("verb", ["run", "plan"])

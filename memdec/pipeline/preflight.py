@@ -17,7 +17,8 @@ def check_models(job: Job, stages: Sequence[str]) -> None:
     Raises:
         ConfigError: A memory that is plugged in, or the model of the keys, has another tokenizer
             than the base; or the model that the memory starts from has, and no transfer was asked
-            for; or not even rank 1 of LoRA is within lora.budget_parameters.
+            for, or has not, and its rows were to be moved; or not even rank 1 of LoRA is within
+            lora.budget_parameters.
     """
     _check_tokenizers(job, stages)
     if "lora" in stages and not job.made("lora"):
@@ -43,7 +44,7 @@ def _check_tokenizers(job: Job, stages: Sequence[str]) -> None:
     for key, path in models.items():
         is_alike = reads_alike(own, load_tokenizer(path))
         if key == "memory_decoder.init" and transfer != "refuse":
-            if is_alike:
+            if is_alike and transfer != "scratch":
                 raise ConfigError(
                     f"memory_decoder.transfer is {transfer} but {key} {path} has the tokenizer of "
                     f"the base {base}: leave transfer out, or name another base in model.source."

@@ -1,6 +1,7 @@
 """The figures of a table: perplexities, curves over alpha or a setting, training, and cost."""
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 
 from memdec.results.printed import Heading, Row, Table, cell_text
@@ -21,6 +22,15 @@ class Figure:
     svg: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """One row's record in a figure of one experiment."""
+
+    label: str
+    style: str
+    record: Record
+
+
 def figures_of(table: Table) -> list[Figure]:
     """Return the figures that the records of a table can fill."""
     if not table.measured or not table.spec.figures:
@@ -36,9 +46,9 @@ def figures_of(table: Table) -> list[Figure]:
     for index, heading in ours:
         found.append((_setting_curve if table.spec.curve else _dots)(table, index, heading))
     if not table.spec.curve:
-        runs = _one_run_of_each(table)
-        found += [_alpha_curve(table, by_row) for by_row in runs]
-        found += [_training(table, by_row) for by_row in runs]
+        experiments = _runs(table)
+        found += [_alpha_curve(table, runs) for runs in experiments]
+        found += [_training(table, runs) for runs in experiments]
     for index, heading in ours:
         for metric in () if table.spec.curve else ("seconds", "parameters"):
             found.append(_cost(table, index, heading, metric))
@@ -56,13 +66,16 @@ def _dots(table: Table, index: int, heading: Heading) -> Figure | None:
         spread = cell.spread or 0.0
         low, high = cell.interval or (mean - spread, mean + spread)
         bars.append((low, mean, high))
-    names = _names([row for row, _, _ in shown])
+    names, styles = (
+        _names([row for row, _, _ in shown]),
+        _styles([row for row, _, _ in shown[::-1]]),
+    )
     x = Axis.around([value for bar in bars for value in bar], _metric(table))
     y = Axis(low=-0.6, high=len(shown) - 0.4, label="")
     left = min(30 + 7.6 * max(map(len, names)), 380)
     chart = Chart(title=heading.label, x=x, y=y, left=left, names=names)
-    for place, ((row, cell, mean), (low, _, high)) in enumerate(zip(shown, bars, strict=True)):
-        style = style_of(row.method)
+    for place, ((_, cell, mean), (low, _, high)) in enumerate(zip(shown, bars, strict=True)):
+        style = styles[-1 - place]
         chart.span((low, place), (high, place), style)
         words = cell_text(cell, heading.column.digits)
         chart.dot((mean, place), style, f"{names[place]}: {words}")
@@ -101,62 +114,60 @@ def _setting_curve(table: Table, index: int, heading: Heading) -> Figure | None:
     return _figure(table, "curve", heading.label, chart, "")
 
 
-def _alpha_curve(table: Table, by_row: dict[str, Record]) -> Figure | None:
+def _alpha_curve(table: Table, runs: list[_Run]) -> Figure | None:
     """Draw perplexity over alpha for each row that mixes, with the chosen alpha marked."""
-    records = list(by_row.values())
-    mixing = {
-        label: record
-        for label, record in by_row.items()
-        if _curve(record, "alpha", "alpha", PERPLEXITY)
-    }
-    bases = {r.metrics[PERPLEXITY] for r in records if r.method == "base"}
+    mixing = [
+        (run, line, _curve(run.record, "alpha", "alpha", "validation/perplexity"))
+        for run in runs
+        if (line := _curve(run.record, "alpha", "alpha", PERPLEXITY))
+    ]
     if not mixing:
         return None
-    lines = {label: _curve(r, "alpha", "alpha", PERPLEXITY) for label, r in mixing.items()}
-    dashed = {
-        label: _curve(r, "alpha", "alpha", "validation/perplexity") for label, r in mixing.items()
+    bases = {
+        run.record.metrics[PERPLEXITY]
+        for run in runs
+        if run.record.method == "base" and PERPLEXITY in run.record.metrics
     }
-    heights = [y for line in [*lines.values(), *dashed.values()] for _, y in line]
+    heights = [y for _, test, validation in mixing for _, y in [*test, *validation]]
     lowest = min(heights)
     # alpha near 1 can cost a hundredfold; what matters lies below twice the best.
     top = min(max(heights), max(2.2 * lowest, 1.15 * max(bases, default=0.0)))
     y = Axis(low=lowest * 0.94, high=top * 1.03, label="Perplexity")
     chart = Chart(
-        title=_title(table, "Perplexity over alpha", records),
+        title=_title(table, "Perplexity over alpha", runs[0].record),
         x=Axis(low=0, high=1, label="alpha, the memory's share in the mixture"),
         y=y,
     )
     for base in sorted(base for base in bases if y.low <= base <= y.high):
-        chart.line([(0, base), (1, base)], "s0", "dash")
+        chart.line([(0, base), (1, base)], "s0")
         chart.text((1, base), f"base {base:.2f}", "end", 7)
-    styles = _styles({label: record.method for label, record in mixing.items()})
-    for label, record in mixing.items():
-        style = styles[label]
-        for line, kind in ((dashed[label], "dash"), (lines[label], "line")):
+    for run, test, validation in mixing:
+        for line, kind in ((validation, "dash"), (test, "line")):
             visible = [point for point in line if point[1] <= y.high]
             if visible:
-                chart.line(visible, style, kind)
-        chosen = record.metrics.get(PERPLEXITY)
-        if record.alpha is not None and chosen is not None:
-            words = f"{label}: alpha {record.alpha:.2f} gives {chosen:.2f}"
-            chart.dot((record.alpha, chosen), style, words)
-        words = label if chosen is None else f"{label} {chosen:.2f}"
-        chart.legend.append((style, "dot", words))
+                chart.line(visible, run.style, kind)
+        alpha, chosen = run.record.alpha, run.record.metrics.get(PERPLEXITY)
+        if alpha is not None and chosen is not None:
+            words = f"{run.label}: alpha {alpha:.2f} gives {chosen:.2f}"
+            chart.dot((alpha, chosen), run.style, words)
+        words = run.label if chosen is None else f"{run.label} {chosen:.2f}"
+        chart.legend.append((run.style, "dot", words))
     chart.legend += [("s0", kind, words) for kind, words in _SPLITS]
     caption = "Each mark is the alpha chosen on validation text; the base alone is alpha 0."
-    return _figure(table, "alpha", _run_words(records), chart, caption)
+    caption += _seed_words(table, runs)
+    return _figure(table, "alpha", runs[0].record.experiment, chart, caption)
 
 
 _SPLITS = (("line", "test"), ("dash", "validation"))
 
 
-def _training(table: Table, by_row: dict[str, Record]) -> Figure | None:
+def _training(table: Table, runs: list[_Run]) -> Figure | None:
     """Draw the training losses over steps, of the last memory or what else was trained."""
-    trained = [(label, record) for label, record in by_row.items() if "training" in record.curves]
+    trained = [run for run in runs if "training" in run.record.curves]
     if not trained:
         return None
-    memories = [pair for pair in trained if pair[1].method == "memory_decoder"]
-    label, record = (memories or trained)[-1]
+    run = ([run for run in trained if run.record.method == "memory_decoder"] or trained)[-1]
+    record = run.record
     names = (
         ("train/loss", "s1", "loss"),
         ("train/kl", "s2", _divergence(record)),
@@ -168,14 +179,15 @@ def _training(table: Table, by_row: dict[str, Record]) -> Figure | None:
     if not points:
         return None
     chart = Chart(
-        title=_title(table, f"Training of {label}", [record]),
+        title=_title(table, f"Training of {run.label}", record),
         x=Axis(low=min(p[0] for p in points), high=max(p[0] for p in points), label="Step"),
         y=Axis.around([p[1] for p in points], "Nats per token"),
     )
     for line, style, words in lines:
         chart.line(line, style)
         chart.legend.append((style, "line", words))
-    return _figure(table, "training", _run_words([record]), chart, "Means over logged steps.")
+    caption = "Means over logged steps." + _seed_words(table, runs)
+    return _figure(table, "training", record.experiment, chart, caption)
 
 
 def _divergence(record: Record) -> str:
@@ -187,14 +199,15 @@ def _divergence(record: Record) -> str:
 def _cost(table: Table, index: int, heading: Heading, metric: str) -> Figure | None:
     """Draw perplexity against seconds or parameters, one mark per row and seed."""
     by_id = {record.id: record for record in table.records if record.complete}
+    rows = [(row, cell) for row in table.rows if (cell := row.cells[index].cell) and cell.ids]
+    shown = [row for row, _ in rows]
     found = []
-    for row, label in zip(table.rows, _names(table.rows), strict=True):
-        cell = row.cells[index].cell
-        runs = [by_id[i] for i in cell.ids if i in by_id] if cell else []
-        for run in {run.seed: run for run in reversed(runs)}.values():
+    for (_, cell), label, style in zip(rows, _names(shown), _styles(shown), strict=True):
+        runs = {by_id[i].seed: by_id[i] for i in reversed(cell.ids) if i in by_id}
+        for run in runs.values():
             cost, height = run.budget.get(metric), run.metrics.get(table.spec.metric)
             if cost and height is not None:
-                found.append((label, row.method, float(cost), height))
+                found.append((label, style, float(cost), height))
     costs = [cost for _, _, cost, _ in found]
     if len(set(costs)) < 2:
         return None
@@ -203,11 +216,9 @@ def _cost(table: Table, index: int, heading: Heading, metric: str) -> Figure | N
         x=Axis.around(costs, metric.capitalize(), log=max(costs) / min(costs) > 5),
         y=Axis.around([height for _, _, _, height in found], _metric(table)),
     )
-    styles = _styles({label: method for label, method, _, _ in found})
-    for label, _, cost, height in found:
-        words = f"{label}: {height:.2f} at {cost:,.0f} {metric}"
-        chart.dot((cost, height), styles[label], words)
-    chart.legend = [(style, "dot", label) for label, style in styles.items()]
+    for label, style, cost, height in found:
+        chart.dot((cost, height), style, f"{label}: {height:.2f} at {cost:,.0f} {metric}")
+    chart.legend = list(dict.fromkeys((style, "dot", label) for label, style, _, _ in found))
     return _figure(table, metric, heading.label, chart, "Lower and further left is better.")
 
 
@@ -219,15 +230,14 @@ def _names(rows: list[Row]) -> list[str]:
     ]
 
 
-def _styles(methods: dict[str, str]) -> dict[str, str]:
-    """Give each label its method's style, and where several share a method the free ones."""
-    own = {style_of(method) for method in methods.values()}
-    free = iter([s for n in range(1, NUM_STYLES + 1) if (s := f"s{n}") not in own] + ["s8"] * 99)
-    styles: dict[str, str] = {}
-    for label, method in methods.items():
-        style = style_of(method)
-        styles[label] = next(free) if style in styles.values() else style
-    return styles
+def _styles(rows: list[Row]) -> list[str]:
+    """Give each row its method's style, and where several share a method the free ones."""
+    own = [style_of(row.method) for row in rows]
+    free = [style for n in range(1, NUM_STYLES + 1) if (style := f"s{n}") not in own]
+    again = [place for place, style in enumerate(own) if style in own[:place]]
+    for place, number in zip(again, range(len(again)), strict=True):
+        own[place] = free[number % len(free)] if free else own[place]
+    return own
 
 
 def _curve(record: Record, curve: str, x: str, y: str) -> list[Point]:
@@ -236,16 +246,40 @@ def _curve(record: Record, curve: str, x: str, y: str) -> list[Point]:
     return [(a, b) for a, b in pairs if a is not None and b is not None]
 
 
-def _one_run_of_each(table: Table) -> list[dict[str, Record]]:
-    """Return for each experiment its rows' complete records of the lowest seed, by label."""
+def _runs(table: Table) -> list[list[_Run]]:
+    """Return each experiment's rows with their complete records of one seed.
+
+    The seed is the lowest of those that most rows have.
+    """
     by_id = {record.id: record for record in table.records if record.complete}
-    experiments: dict[str, dict[str, Record]] = {}
-    for row, label in zip(table.rows, _names(table.rows), strict=True):
+    experiments: dict[str, list[tuple[Row, dict[int, Record]]]] = {}
+    for row in table.rows:
         ids = {i for printed in row.cells if printed.cell for i in printed.cell.ids}
-        runs = [by_id[i] for i in ids if i in by_id]
-        for record in sorted(runs, key=lambda r: (r.seed, r.id)):
-            experiments.setdefault(record.experiment, {}).setdefault(label, record)
-    return list(experiments.values())[:_MOST_OF_A_KIND]
+        seeds: dict[str, dict[int, Record]] = {}
+        for record in (by_id[i] for i in sorted(ids) if i in by_id):
+            seeds.setdefault(record.experiment, {}).setdefault(record.seed, record)
+        for experiment, by_seed in seeds.items():
+            experiments.setdefault(experiment, []).append((row, by_seed))
+    found = []
+    for _, rows in sorted(experiments.items())[:_MOST_OF_A_KIND]:
+        counts = Counter(seed for _, by_seed in rows for seed in by_seed)
+        seed = min(counts, key=lambda seed: (-counts[seed], seed))
+        shown = [row for row, _ in rows]
+        labels = zip(rows, _names(shown), _styles(shown), strict=True)
+        found.append(
+            [
+                _Run(label=label, style=style, record=by_seed[seed])
+                for (_, by_seed), label, style in labels
+                if seed in by_seed
+            ]
+        )
+    return found
+
+
+def _seed_words(table: Table, runs: list[_Run]) -> str:
+    """Name the seed where the table has several."""
+    several = len({record.seed for record in table.records}) > 1
+    return f" Seed {runs[0].record.seed} alone." if several else ""
 
 
 def _metric(table: Table) -> str:
@@ -253,13 +287,9 @@ def _metric(table: Table) -> str:
     return table.spec.metric.replace("/", " ").replace("_", " ").capitalize()
 
 
-def _run_words(records: list[Record]) -> str:
-    return records[0].experiment
-
-
-def _title(table: Table, words: str, records: list[Record]) -> str:
-    several = len({record.experiment for record in table.records}) > 1
-    return f"{words}: {_run_words(records)}" if several else words
+def _title(table: Table, words: str, record: Record) -> str:
+    several = len({other.experiment for other in table.records}) > 1
+    return f"{words}: {record.experiment}" if several else words
 
 
 def _anchor(share: float) -> str:

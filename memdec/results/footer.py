@@ -73,6 +73,10 @@ def origin(record: Record) -> str:
     )
 
 
+def _oldest_first(records: list[Record]) -> list[Record]:
+    return sorted(records, key=lambda record: (record.provenance.finished, record.id))
+
+
 def _fixed_alpha(record: Record) -> bool:
     """Tell whether the run's settings name the alpha, instead of leaving it to validation."""
     section = record.config.get(record.method)
@@ -81,37 +85,39 @@ def _fixed_alpha(record: Record) -> bool:
 
 def _test_documents(records: list[Record]) -> list[str]:
     """Say how many texts the numbers rest on, and how many of them training saw."""
-    counts, repeated = {}, {}
-    for record in records:
-        name, metrics = record.title or record.experiment, record.metrics
-        if "test/num_documents" in metrics:
-            counts[name] = f"{metrics['test/num_documents']:g}"
-            repeated[name] = metrics["test/documents_in_train"]
-            if "train/num_documents" in metrics:
-                train, validation = (
-                    metrics[f"{split}/num_documents"] for split in ("train", "validation")
-                )
-                counts[name] += f" (train {train:g}, validation {validation:g})"
-    if not counts:
+    newest: dict[str, Record] = {}
+    for record in _oldest_first(records):
+        if "test/num_documents" in record.metrics:
+            newest[record.experiment] = record
+    if not newest:
         return []
-    words = ", ".join(f"{name} {counts[name]}" for name in sorted(counts))
-    seen = ", ".join(f"{name} {count:g}" for name, count in sorted(repeated.items()) if count)
-    tail = f"In train too, whole or nearly: {seen}." if seen else "None is in train too, or nearly."
-    return [f"Test documents: {words}. {tail}"]
+    words, seen = [], []
+    for record in sorted(newest.values(), key=lambda r: (r.title or r.experiment, r.experiment)):
+        name, metrics = record.title or record.experiment, record.metrics
+        count = f"{name} {metrics['test/num_documents']:g}"
+        if "train/num_documents" in metrics:
+            train, validation = (metrics[f"{s}/num_documents"] for s in ("train", "validation"))
+            count += f" (train {train:g}, validation {validation:g})"
+        words.append(count)
+        if repeated := metrics["test/documents_in_train"]:
+            seen.append(f"{name} {repeated:g}")
+    tail = f"In train too, whole or nearly: {', '.join(seen)}." if seen else ""
+    return [f"Test documents: {', '.join(words)}. {tail or 'None is in train too, or nearly.'}"]
 
 
 def _gates(records: list[Record]) -> list[str]:
     """Say where a gate beats one alpha beyond doubt, and where that is not shown."""
     highest: dict[str, float] = {}
-    for record in records:
+    names = {}
+    for record in _oldest_first(records):
         if _GATE_RATIO in record.metrics:
-            name = record.title or record.experiment
             high = record.intervals.get(_GATE_RATIO, (0.0, math.inf))[1]
-            highest[name] = max(high, highest.get(name, 0.0))
+            highest[record.experiment] = max(high, highest.get(record.experiment, 0.0))
+            names[record.experiment] = record.title or record.experiment
     if not highest:
         return []
-    shown = ", ".join(sorted(name for name, high in highest.items() if high < 1))
-    rest = ", ".join(sorted(name for name, high in highest.items() if high >= 1))
+    shown = ", ".join(sorted(names[key] for key, high in highest.items() if high < 1))
+    rest = ", ".join(sorted(names[key] for key, high in highest.items() if high >= 1))
     words = f"Adaptive alpha beats one alpha, by the interval of their ratio: {shown or 'nowhere'}."
     return [f"{words} Not shown for {rest}." if rest else words]
 

@@ -111,9 +111,10 @@ def _headline(table: Table, index: int) -> str:
     if not base or len(rows) < 2 or better == "none" or len({row.group for row, _ in rows}) > 1:
         return ""
     ours = (min if better == "lower" else max)(mean for _, mean in rows)
-    if ours == base:
+    best = [row for row, _ in rows if row.cells[index].best]
+    if any(row.method == "base" for row in best):
         return f"no method improved on the base ({base:.2f})"
-    names = " and ".join(row.label.removeprefix("+ ") for row, _ in rows if row.cells[index].best)
+    names = " and ".join(row.label.removeprefix("+ ") for row in best)
     return f"{names} {ours:.2f} against {base:.2f} for the base ({100 * (ours / base - 1):+.0f}%)"
 
 

@@ -12,8 +12,8 @@ WIDTH, HEIGHT = 560, 340
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 18, 44, 48
 _CHARACTER = 8.0  # mean width of a 14 px letter
 Point = tuple[float, float]
-NUM_STYLES = 8
-"""Classes s1 to s8 of figure.css; s0 is the base's grey."""
+NUM_STYLES = 10
+"""Classes s1 to s10 of figure.css; s0 is the base's grey."""
 
 METHOD_STYLES = {
     "base": "s0",
@@ -213,5 +213,7 @@ def _mark(style: str) -> str:
         "s6": '<path d="M-2-6h4v4h4v4h-4v4h-4v-4h-4v-4h4z"/>',
         "s7": '<path d="M0-6 6-1 4 6H-4L-6-1z"/>',
         "s8": '<rect x="-3" y="-6" width="6" height="12"/>',
+        "s9": '<path d="M-7 0 5-6V6z"/>',
+        "s10": '<path d="M7 0-5 6V-6z"/>',
     }
     return shapes.get(style, '<circle r="6"/>')

@@ -27,7 +27,7 @@ def to_markdown(tables: list[Table]) -> str:
     spec = tables[0].spec
     parts = [f"<!-- {GENERATED} -->", f"# {markdown_text(spec.title)}"]
     if spec.caption:
-        parts.append(" ".join(spec.caption.split()))
+        parts.append(markdown_text(spec.caption))
     for table in tables:
         heading = scale_words(table)
         if table.spec.title != spec.title:

@@ -104,6 +104,46 @@ def test_two_rows_of_one_method_are_drawn_apart_and_named_by_their_rows(records,
     assert "paper&#x27;s loss: 17.00 at 17 seconds" in seconds
 
 
+def test_a_curve_over_alpha_shows_one_seed_that_most_rows_have(make_record):
+    def run(method, value, seed):
+        return make_record(value, method=method, seed=seed, alpha=0.5, curves={"alpha": ALPHA})
+
+    runs = [run("knn_lm", 15.0, 0), run("knn_lm", 16.0, 1), run("memory_decoder", 18.0, 1)]
+    figure = figures(plain(), [make_record(20.0), make_record(21.0, seed=1), *runs])[
+        "toy-small-alpha-toy"
+    ]
+    assert figure.caption.endswith("Seed 1 alone.")
+    for words in ("base 21.00", "knn_lm 16.00", "memory_decoder 18.00"):
+        assert words in figure.svg
+    assert "15.00" not in figure.svg
+
+
+def test_a_row_has_one_style_in_every_figure(records, make_record):
+    variants = [
+        make_record(
+            value,
+            method="memory_decoder",
+            alpha=0.5,
+            fingerprint=f"{value:08.0f}",
+            config={"memory_decoder": {"beta": value}},
+            budget={"parameters": value, "seconds": value},
+            curves={"alpha": ALPHA},
+        )
+        for value in (16.0, 17.0)
+    ]
+    field = "config.memory_decoder.beta"
+    rows = [Selector(label="Base", where={"method": "base"})]
+    rows += [
+        Selector(label=f"beta {value}", where={"method": "memory_decoder", field: value})
+        for value in (16.0, 17.0)
+    ]
+    found = figures(plain(rows=rows), [records[0], *variants])
+    for kind in ("dots", "seconds", "parameters"):
+        svg = found[f"toy-small-{kind}-test-perplexity"].svg
+        assert re.findall(r'class="(s\d+) dot"[^>]*><title>beta 17', svg) == ["s2"], kind
+    assert 's2 dot" transform' in found["toy-small-alpha-toy"].svg
+
+
 def test_a_long_legend_stands_above_the_axes():
     axis = Axis(low=0, high=1, label="")
     chart = Chart(title="t", x=axis, y=axis, legend=[("s1", "dot", "x" * 50)] * 5)

@@ -94,12 +94,12 @@ def test_where_a_gate_helps_is_a_note_on_perplexity_alone(make_record):
 
 
 def test_notes_count_the_test_documents_and_name_those_in_train(make_record):
-    def note(others=None, **seen):
+    def note(others=None, title="", **seen):
         records = [
             make_record(
                 9.0,
                 experiment=name,
-                title=name,
+                title=title or name,
                 metrics={
                     "test/perplexity": 9.0,
                     "test/num_documents": 10.0 + index,
@@ -113,6 +113,9 @@ def test_notes_count_the_test_documents_and_name_those_in_train(make_record):
 
     assert note() == ["Test documents: law 10, tax 11. None is in train too, or nearly."]
     assert note(tax=2) == ["Test documents: law 10, tax 11. In train too, whole or nearly: tax 2."]
+    assert note(title="text") == [
+        "Test documents: text 10, text 11. None is in train too, or nearly."
+    ]
     others = {"train/num_documents": 7.0, "validation/num_documents": 5.0}
     assert "law 10, tax 11 (train 7, validation 5)." in note(others)[0]
 

@@ -166,6 +166,8 @@ def test_headlines_compare_the_best_with_the_base(make_record):
     assert headlines(table) == ["kNN and lora 15.00 against 20.00 for the base (-25%)"]
     (table,) = build_tables(spec, [make_record(20.0), make_record(25.0, method="knn_lm")], {})
     assert headlines(table) == ["no method improved on the base (20.00)"]
+    (table,) = build_tables(spec, [make_record(20.0), make_record(19.999, method="knn_lm")], {})
+    assert headlines(table) == ["no method improved on the base (20.00)"]
     (table,) = build_tables(spec, records[1:], {})
     assert headlines(table) == []
 
