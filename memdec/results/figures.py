@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from memdec.results.printed import Heading, Row, Table, cell_text
 from memdec.results.record import Record
-from memdec.results.svg import NUM_STYLES, Axis, Chart, Point, style_of
+from memdec.results.svg import HEIGHT, NUM_STYLES, Axis, Chart, Point, style_of
 
 _MOST_OF_A_KIND = 6
 PERPLEXITY = "test/perplexity"
@@ -73,7 +73,8 @@ def _dots(table: Table, index: int, heading: Heading) -> Figure | None:
     x = Axis.around([value for bar in bars for value in bar], _metric(table))
     y = Axis(low=-0.6, high=len(shown) - 0.4, label="")
     left = min(30 + 7.6 * max(map(len, names)), 380)
-    chart = Chart(title=heading.label, x=x, y=y, left=left, names=names)
+    height = max(HEIGHT, 100 + 34 * len(shown))  # a number stands above each mark
+    chart = Chart(title=heading.label, x=x, y=y, left=left, height=height, names=names)
     for place, ((_, cell, mean), (low, _, high)) in enumerate(zip(shown, bars, strict=True)):
         style = styles[-1 - place]
         chart.span((low, place), (high, place), style)

@@ -78,6 +78,7 @@ class Chart:
     x: Axis
     y: Axis
     left: float = _LEFT
+    height: int = HEIGHT
     names: list[str] = field(default_factory=list)
     """Names of horizontal rows in place of ticks on the left."""
     parts: list[str] = field(default_factory=list)
@@ -87,7 +88,7 @@ class Chart:
     def at(self, point: Point) -> tuple[str, str]:
         """Return the place of a data point on the canvas."""
         x = self.left + self.x.share(point[0]) * (WIDTH - self.left - _RIGHT)
-        y = HEIGHT - _BOTTOM - self.y.share(point[1]) * (HEIGHT - _TOP - _BOTTOM)
+        y = self.height - _BOTTOM - self.y.share(point[1]) * (self.height - _TOP - _BOTTOM)
         return f"{x:.1f}", f"{y:.1f}"
 
     def line(self, points: list[Point], style: str, kind: str = "line") -> None:
@@ -119,7 +120,7 @@ class Chart:
     def svg(self) -> str:
         """Return the drawing, without styles of its own."""
         legend, top = self._legend()
-        height = HEIGHT - top
+        height = self.height - top
         paper = f'<rect class="paper" y="{top}" width="{WIDTH}" height="{height}"/>'
         return (
             f'<svg class="fig" xmlns="http://www.w3.org/2000/svg" '
@@ -129,7 +130,7 @@ class Chart:
         )
 
     def _frame(self) -> list[str]:
-        bottom, right = HEIGHT - _BOTTOM, WIDTH - _RIGHT
+        bottom, right = self.height - _BOTTOM, WIDTH - _RIGHT
         parts = []
         for tick in self.x.ticks():
             x = self.at((tick, self.y.low))[0]
@@ -147,7 +148,7 @@ class Chart:
             )
         middle = (self.left + right) / 2
         parts.append(
-            f'<text class="axis" x="{middle:.1f}" y="{HEIGHT - 10}" text-anchor="middle">'
+            f'<text class="axis" x="{middle:.1f}" y="{self.height - 10}" text-anchor="middle">'
             f"{escape(self.x.label)}</text>"
         )
         height = (_TOP + bottom) / 2
