@@ -28,7 +28,7 @@ def check_models(job: Job, stages: Sequence[str]) -> None:
 def _check_tokenizers(job: Job, stages: Sequence[str]) -> None:
     plugged, alike = job.given_memories(stages), {}
     transfer = job.experiment.memory_decoder.transfer
-    if job.starts_a_memory(stages):
+    if job.starts_a_memory(stages) and transfer != "scratch":
         alike["memory_decoder.init"] = job.init_model
     if "datastore" in stages and job.experiment.datastore.model not in ("base", "dapt"):
         alike["datastore.model"] = job.key_model
@@ -43,13 +43,13 @@ def _check_tokenizers(job: Job, stages: Sequence[str]) -> None:
         check_same_tokenizer(base, own, str(memory), load_tokenizer(memory))
     for key, path in models.items():
         is_alike = reads_alike(own, load_tokenizer(path))
-        if key == "memory_decoder.init" and transfer != "refuse":
-            if is_alike and transfer != "scratch":
-                raise ConfigError(
-                    f"memory_decoder.transfer is {transfer} but {key} {path} has the tokenizer of "
-                    f"the base {base}: leave transfer out, or name another base in model.source."
-                )
-        elif not is_alike:
+        moves = key == "memory_decoder.init" and transfer != "refuse"
+        if moves and is_alike:
+            raise ConfigError(
+                f"memory_decoder.transfer is {transfer} but {key} {path} has the tokenizer of "
+                f"the base {base}: leave transfer out, or name another base in model.source."
+            )
+        if not moves and not is_alike:
             raise ConfigError(f"{key} {path} has another tokenizer than the base {base}; {DO[key]}")
 
 

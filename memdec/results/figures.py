@@ -1,10 +1,10 @@
 """The figures of a table: perplexities, curves over alpha or a setting, training, and cost."""
 
 import re
-from collections import Counter
 from dataclasses import dataclass
 
-from memdec.results.printed import Heading, Row, Table, cell_text
+from memdec.results.drawn import Run, names_of, rows_with_runs, runs_of, styles_of
+from memdec.results.printed import Heading, Table, cell_text
 from memdec.results.record import Record
 from memdec.results.svg import HEIGHT, NUM_STYLES, Axis, Chart, Point, style_of
 
@@ -22,15 +22,6 @@ class Figure:
     svg: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Run:
-    """One row's record in a figure of one experiment."""
-
-    label: str
-    style: str
-    record: Record
-
-
 def figures_of(table: Table) -> list[Figure]:
     """Return the figures that the records of a table can fill."""
     if not table.measured or not table.spec.figures:
@@ -46,7 +37,7 @@ def figures_of(table: Table) -> list[Figure]:
     for index, heading in ours:
         found.append((_setting_curve if table.spec.curve else _dots)(table, index, heading))
     if not table.spec.curve:
-        experiments = _runs(table)
+        experiments = runs_of(table)[:_MOST_OF_A_KIND]
         found += [_alpha_curve(table, runs) for runs in experiments]
         found += [_training(table, runs) for runs in experiments]
     for index, heading in ours:
@@ -57,7 +48,7 @@ def figures_of(table: Table) -> list[Figure]:
 
 def _dots(table: Table, index: int, heading: Heading) -> Figure | None:
     """Draw one line per row: its number, and the interval or spread around it."""
-    found = [(row, row.cells[index].cell) for row in reversed(table.rows)]
+    found = [(row, row.cells[index].cell) for row in table.rows]
     shown = [(row, cell, cell.mean) for row, cell in found if cell and cell.mean is not None]
     if not 2 <= len(shown) <= 12:
         return None
@@ -66,20 +57,18 @@ def _dots(table: Table, index: int, heading: Heading) -> Figure | None:
         spread = cell.spread or 0.0
         low, high = cell.interval or (mean - spread, mean + spread)
         bars.append((low, mean, high))
-    names, styles = (
-        _names([row for row, _, _ in shown]),
-        _styles([row for row, _, _ in shown[::-1]]),
-    )
+    rows = [row for row, _, _ in shown]
+    names, styles = names_of(rows), styles_of(rows)
     x = Axis.around([value for bar in bars for value in bar], _metric(table))
     y = Axis(low=-0.6, high=len(shown) - 0.4, label="")
     left = min(30 + 7.6 * max(map(len, names)), 380)
     height = max(HEIGHT, 100 + 34 * len(shown))  # a number stands above each mark
-    chart = Chart(title=heading.label, x=x, y=y, left=left, height=height, names=names)
-    for place, ((_, cell, mean), (low, _, high)) in enumerate(zip(shown, bars, strict=True)):
-        style = styles[-1 - place]
-        chart.span((low, place), (high, place), style)
-        words = cell_text(cell, heading.column.digits)
-        chart.dot((mean, place), style, f"{names[place]}: {words}")
+    chart = Chart(title=heading.label, x=x, y=y, left=left, height=height, names=names[::-1])
+    for i, (low, mean, high) in reversed(list(enumerate(bars))):
+        place = len(shown) - 1 - i  # the first row on top
+        chart.span((low, place), (high, place), styles[i])
+        words = cell_text(shown[i][1], heading.column.digits)
+        chart.dot((mean, place), styles[i], f"{names[i]}: {words}")
         anchor = _anchor(x.share(mean))
         chart.text((mean, place), f"{mean:,.{heading.column.digits}f}", anchor, 11)
     has_bars = any(low < high for low, _, high in bars)
@@ -115,7 +104,7 @@ def _setting_curve(table: Table, index: int, heading: Heading) -> Figure | None:
     return _figure(table, "curve", heading.label, chart, "")
 
 
-def _alpha_curve(table: Table, runs: list[_Run]) -> Figure | None:
+def _alpha_curve(table: Table, runs: list[Run]) -> Figure | None:
     """Draw perplexity over alpha for each row that mixes, with the chosen alpha marked."""
     mixing = [
         (run, line, _curve(run.record, "alpha", "alpha", "validation/perplexity"))
@@ -162,7 +151,7 @@ def _alpha_curve(table: Table, runs: list[_Run]) -> Figure | None:
 _SPLITS = (("line", "test"), ("dash", "validation"))
 
 
-def _training(table: Table, runs: list[_Run]) -> Figure | None:
+def _training(table: Table, runs: list[Run]) -> Figure | None:
     """Draw the training losses over steps, of the last memory or what else was trained."""
     trained = [run for run in runs if "training" in run.record.curves]
     if not trained:
@@ -199,12 +188,9 @@ def _divergence(record: Record) -> str:
 
 def _cost(table: Table, index: int, heading: Heading, metric: str) -> Figure | None:
     """Draw perplexity against seconds or parameters, one mark per row and seed."""
-    by_id = {record.id: record for record in table.records if record.complete}
-    rows = [(row, cell) for row in table.rows if (cell := row.cells[index].cell) and cell.ids]
-    shown = [row for row, _ in rows]
+    rows, by_seed = rows_with_runs(table, lambda row: [row.cells[index]])
     found = []
-    for (_, cell), label, style in zip(rows, _names(shown), _styles(shown), strict=True):
-        runs = {by_id[i].seed: by_id[i] for i in reversed(cell.ids) if i in by_id}
+    for runs, label, style in zip(by_seed, names_of(rows), styles_of(rows), strict=True):
         for run in runs.values():
             cost, height = run.budget.get(metric), run.metrics.get(table.spec.metric)
             if cost and height is not None:
@@ -223,61 +209,13 @@ def _cost(table: Table, index: int, heading: Heading, metric: str) -> Figure | N
     return _figure(table, metric, heading.label, chart, "Lower and further left is better.")
 
 
-def _names(rows: list[Row]) -> list[str]:
-    """Name rows for a figure, with their groups where there are several."""
-    several = len({row.group for row in rows}) > 1
-    return [
-        f"{row.group if several else ''} {row.label.removeprefix('+ ')}".strip() for row in rows
-    ]
-
-
-def _styles(rows: list[Row]) -> list[str]:
-    """Give each row its method's style, and where several share a method the free ones."""
-    own = [style_of(row.method) for row in rows]
-    free = [style for n in range(1, NUM_STYLES + 1) if (style := f"s{n}") not in own]
-    again = [place for place, style in enumerate(own) if style in own[:place]]
-    for place, number in zip(again, range(len(again)), strict=True):
-        own[place] = free[number % len(free)] if free else own[place]
-    return own
-
-
 def _curve(record: Record, curve: str, x: str, y: str) -> list[Point]:
     columns = record.curves.get(curve, {})
     pairs = zip(columns.get(x, []), columns.get(y, []), strict=False)
     return [(a, b) for a, b in pairs if a is not None and b is not None]
 
 
-def _runs(table: Table) -> list[list[_Run]]:
-    """Return each experiment's rows with their complete records of one seed.
-
-    The seed is the lowest of those that most rows have.
-    """
-    by_id = {record.id: record for record in table.records if record.complete}
-    experiments: dict[str, list[tuple[Row, dict[int, Record]]]] = {}
-    for row in table.rows:
-        ids = {i for printed in row.cells if printed.cell for i in printed.cell.ids}
-        seeds: dict[str, dict[int, Record]] = {}
-        for record in (by_id[i] for i in sorted(ids) if i in by_id):
-            seeds.setdefault(record.experiment, {}).setdefault(record.seed, record)
-        for experiment, by_seed in seeds.items():
-            experiments.setdefault(experiment, []).append((row, by_seed))
-    found = []
-    for _, rows in sorted(experiments.items())[:_MOST_OF_A_KIND]:
-        counts = Counter(seed for _, by_seed in rows for seed in by_seed)
-        seed = min(counts, key=lambda seed: (-counts[seed], seed))
-        shown = [row for row, _ in rows]
-        labels = zip(rows, _names(shown), _styles(shown), strict=True)
-        found.append(
-            [
-                _Run(label=label, style=style, record=by_seed[seed])
-                for (_, by_seed), label, style in labels
-                if seed in by_seed
-            ]
-        )
-    return found
-
-
-def _seed_words(table: Table, runs: list[_Run]) -> str:
+def _seed_words(table: Table, runs: list[Run]) -> str:
     """Name the seed where the table has several."""
     several = len({record.seed for record in table.records}) > 1
     return f" Seed {runs[0].record.seed} alone." if several else ""

@@ -92,8 +92,8 @@ def _test_documents(records: list[Record]) -> list[str]:
     if not newest:
         return []
     words, seen = [], []
-    for record in sorted(newest.values(), key=lambda r: (r.title or r.experiment, r.experiment)):
-        name, metrics = record.title or record.experiment, record.metrics
+    for record in sorted(newest.values(), key=lambda r: (r.topic, r.experiment)):
+        name, metrics = record.topic, record.metrics
         count = f"{name} {metrics['test/num_documents']:g}"
         if "train/num_documents" in metrics:
             train, validation = (metrics[f"{s}/num_documents"] for s in ("train", "validation"))
@@ -113,7 +113,7 @@ def _gates(records: list[Record]) -> list[str]:
         if _GATE_RATIO in record.metrics:
             high = record.intervals.get(_GATE_RATIO, (0.0, math.inf))[1]
             highest[record.experiment] = max(high, highest.get(record.experiment, 0.0))
-            names[record.experiment] = record.title or record.experiment
+            names[record.experiment] = record.topic
     if not highest:
         return []
     shown = ", ".join(sorted(names[key] for key, high in highest.items() if high < 1))

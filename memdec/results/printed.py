@@ -49,6 +49,11 @@ class Row:
     n: str
     cells: list[Printed]
 
+    @property
+    def name(self) -> str:
+        """The label outside the table: no "+ " for what is added to the base."""
+        return self.label.removeprefix("+ ")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Table:

@@ -116,6 +116,11 @@ class Record:
         return self.label or self.method
 
     @property
+    def topic(self) -> str:
+        """The experiment's name for people."""
+        return self.title or self.experiment
+
+    @property
     def complete(self) -> bool:
         """Whether the run came to its end."""
         return self.status == "complete"

@@ -114,7 +114,7 @@ def _headline(table: Table, index: int) -> str:
     best = [row for row, _ in rows if row.cells[index].best]
     if any(row.method == "base" for row in best):
         return f"no method improved on the base ({base:.2f})"
-    names = " and ".join(row.label.removeprefix("+ ") for row in best)
+    names = " and ".join(row.name for row in best)
     return f"{names} {ours:.2f} against {base:.2f} for the base ({100 * (ours / base - 1):+.0f}%)"
 
 

@@ -158,7 +158,7 @@ def expand(selectors: Iterable[Any], records: list[Record], scale: str) -> list[
 
 
 def _label(by: str, value: Any, records: list[Record]) -> str:
-    names = {"experiment": lambda r: r.title or r.experiment, "method": lambda r: r.name}
+    names = {"experiment": lambda r: r.topic, "method": lambda r: r.name}
     if by in names:
         return next(names[by](r) for r in records if field_of(r, by) == value)
     # A model is often given by its folder; only the last part is worth reading.

@@ -124,7 +124,7 @@ def _view(record: Record, example: Example, key: str) -> TextView:
     text = json.dumps(facts, ensure_ascii=False, separators=(",", ":"))
     return TextView(
         key=key,
-        title=record.title or record.experiment,
+        title=record.topic,
         label=record.name,
         record_id=record.id,
         spans=[(level(g), t.text) for g, t in zip(gains, example.tokens, strict=True)],
