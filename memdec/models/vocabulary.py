@@ -25,7 +25,7 @@ def change_vocabulary(
         lm: The decoder; its input embedding and output head may be tied.
         old_tokenizer: What its rows belong to now.
         new_tokenizer: What they are to belong to.
-        start: random (normal, with the old rows' deviation) or copied.
+        start: random (as an untrained model of this kind starts) or copied.
         seed: Draws the random rows.
     """
     model: Any = lm
@@ -33,9 +33,11 @@ def change_vocabulary(
     tables = [lm.get_input_embeddings().weight, lm.get_output_embeddings().weight]
     tied = tables[0] is tables[1]
     generator = torch.Generator().manual_seed(seed)
-    make_rows = _copied_rows if start == "copied" else _random_rows
     rows = [
-        make_rows(table.detach(), old_tokenizer, new_tokenizer, num_rows, generator)
+        _copied_rows(table.detach(), old_tokenizer, new_tokenizer, num_rows)
+        if start == "copied"
+        else model.config.initializer_range
+        * torch.randn(num_rows, table.shape[1], generator=generator)
         for table in tables[: 1 if tied else 2]
     ]
     model.resize_token_embeddings(num_rows, mean_resizing=False)
@@ -47,15 +49,7 @@ def change_vocabulary(
             setattr(owner, name, getattr(new_tokenizer, name))
 
 
-def _random_rows(
-    old_WD: Tensor, _: Any, __: Any, num_rows: int, generator: torch.Generator
-) -> Tensor:
-    return torch.randn(num_rows, old_WD.shape[1], generator=generator) * old_WD.std()
-
-
-def _copied_rows(
-    old_WD: Tensor, old_tokenizer: Any, new_tokenizer: Any, num_rows: int, _: torch.Generator
-) -> Tensor:
+def _copied_rows(old_WD: Tensor, old_tokenizer: Any, new_tokenizer: Any, num_rows: int) -> Tensor:
     # Texts, not token strings, are compared: tokenizers spell a space in different ways.
     new_ids = sorted(new_tokenizer.get_vocab().values())
     texts = new_tokenizer.batch_decode([[token] for token in new_ids])
