@@ -15,6 +15,7 @@ class Run:
 
     label: str
     style: str
+    group: str
     record: Record
 
 
@@ -28,11 +29,11 @@ def runs_of(table: Table) -> list[list[Run]]:
         rows, by_seed = rows_with_runs(table, lambda row: row.cells, experiment)
         counts = Counter(seed for runs in by_seed for seed in runs)
         seed = min(counts, key=lambda seed: (-counts[seed], seed))
-        labels = zip(by_seed, names_of(rows), styles_of(rows), strict=True)
+        labels = zip(rows, by_seed, names_of(rows), styles_of(rows), strict=True)
         found.append(
             [
-                Run(label=label, style=style, record=runs[seed])
-                for runs, label, style in labels
+                Run(label=label, style=style, group=row.group, record=runs[seed])
+                for row, runs, label, style in labels
                 if seed in runs
             ]
         )

@@ -40,6 +40,7 @@ def figures_of(table: Table) -> list[Figure]:
         experiments = runs_of(table)[:_MOST_OF_A_KIND]
         found += [_alpha_curve(table, runs) for runs in experiments]
         found += [_training(table, runs) for runs in experiments]
+    found += [_validation(table, runs) for runs in runs_of(table)[:_MOST_OF_A_KIND]]
     for index, heading in ours:
         for metric in () if table.spec.curve else ("seconds", "parameters"):
             found.append(_cost(table, index, heading, metric))
@@ -77,12 +78,17 @@ def _dots(table: Table, index: int, heading: Heading) -> Figure | None:
 
 
 def _setting_curve(table: Table, index: int, heading: Heading) -> Figure | None:
-    """Draw the metric over the setting that the rows vary."""
+    """Draw the metric over the setting that the rows vary, and a line for rows without it."""
     series: dict[tuple[str, str], list[Point]] = {}
+    levels = []
     for row in table.rows:
         cell, value = row.cells[index].cell, row.where.get(table.spec.curve)
-        if cell and cell.mean is not None and isinstance(value, int | float):
+        if not cell or cell.mean is None:
+            continue
+        if isinstance(value, int | float):
             series.setdefault((row.group, row.method), []).append((float(value), cell.mean))
+        else:
+            levels.append((row.name, cell.mean))
     points = [point for line in series.values() for point in line]
     if len(points) < 2:
         return None
@@ -92,8 +98,11 @@ def _setting_curve(table: Table, index: int, heading: Heading) -> Figure | None:
     chart = Chart(
         title=f"{_metric(table)} over {label}: {heading.label}",
         x=x,
-        y=Axis.around([point[1] for point in points], _metric(table)),
+        y=Axis.around([y for _, y in [*points, *levels]], _metric(table)),
     )
+    for name, level in levels:
+        chart.line([(x.low, level), (x.high, level)], "s0", "dash")
+        chart.text((x.high, level), f"{name}: {level:.{heading.column.digits}f}", "end", 7)
     one_each = len({method for _, method in series}) == len(series)
     for place, ((group, method), line) in enumerate(series.items()):
         style = style_of(method) if one_each else f"s{1 + place % NUM_STYLES}"
@@ -178,6 +187,39 @@ def _training(table: Table, runs: list[Run]) -> Figure | None:
         chart.legend.append((style, "line", words))
     caption = "Means over logged steps." + _seed_words(table, runs)
     return _figure(table, "training", record.experiment, chart, caption)
+
+
+def _validation(table: Table, runs: list[Run]) -> Figure | None:
+    """Draw validation perplexity over steps; of rows along a setting, each group's longest run."""
+    found = [
+        (run, line)
+        for run in runs
+        if len(line := _curve(run.record, "validation", "step", "validation/perplexity")) > 1
+    ]
+    if table.spec.curve:
+        longest: dict[tuple[str, str], tuple[Run, list[Point]]] = {}
+        for run, line in found:
+            key = (run.group, run.record.method)
+            if key not in longest or line[-1] > longest[key][1][-1]:
+                longest[key] = run, line
+        found = list(longest.values())
+    if not found:
+        return None
+    points = [point for _, line in found for point in line]
+    chart = Chart(
+        title=_title(table, "Validation perplexity while training", runs[0].record),
+        x=Axis(low=0, high=1.03 * max(x for x, _ in points), label="Step"),
+        y=Axis.around([y for _, y in points], "Validation perplexity"),
+    )
+    for place, (run, line) in enumerate(found):
+        style = f"s{1 + place % NUM_STYLES}" if table.spec.curve else run.style
+        chart.line(line, style)
+        for step, height in line:
+            chart.dot((step, height), style, f"{run.label}: {height:.2f} after {step:g} steps")
+        chart.legend.append((style, "dot", (table.spec.curve and run.group) or run.label))
+    caption = "The weights of the lowest are kept; a mixture has its best alpha at each."
+    caption += _seed_words(table, runs)
+    return _figure(table, "validation", runs[0].record.experiment, chart, caption)
 
 
 def _divergence(record: Record) -> str:

@@ -247,3 +247,61 @@ def test_lines_of_one_method_are_told_apart(make_record):
     rows = [Selector(by=field, label="k = {value}", where={"method": "memory_decoder"})]
     (drawn,) = figures(plain(curve=field, rows=rows, groups=groups), records).values()
     assert len(set(re.findall(r'<polyline class="(\w+) line"', drawn.svg))) == 2
+
+
+def test_a_row_without_the_setting_is_a_line_across(make_record):
+    field = "config.knn.k"
+    records = [
+        make_record(15.0 + k, method="memory_decoder", fingerprint=f"{k:08x}", config=config)
+        for k, config in enumerate([{"knn": {}}, {"knn": {"k": 1}}, {"knn": {"k": 4}}])
+    ]
+    rows = [
+        Selector(label="plain", where={"method": "memory_decoder", field: None}),
+        Selector(by=field, where={"method": "memory_decoder"}),
+    ]
+    (drawn,) = figures(plain(curve=field, rows=rows), records).values()
+    across = re.search(r'<polyline class="s0 dash" points="([\d.]+),([\d.]+) ([\d.]+),', drawn.svg)
+    assert across
+    assert float(across[1]) == 58  # from the left end of the axes ...
+    assert float(across[3]) == 560 - 18  # ... to the right
+    marks = [float(y) for y in re.findall(r"translate\([\d.]+ ([\d.]+)\)\"><title>", drawn.svg)]
+    assert float(across[2]) > max(marks)  # 15 is below 16 and 17
+    assert ">plain: 15.00<" in drawn.svg
+
+
+def test_validation_of_the_longest_run_of_each_group_is_drawn(make_record):
+    field = "config.trainer.max_epochs"
+    heights = [20.0, 18.0, 19.0, 21.0]
+    records = [
+        make_record(
+            15.0 + epochs,
+            method="memory_decoder",
+            fingerprint=f"{epochs}{beta:07d}",
+            config={"trainer": {"max_epochs": epochs}, "memory_decoder": {"beta": beta}},
+            curves={
+                "validation": {
+                    "step": [10.0 * n for n in range(1, epochs + 1)],
+                    "validation/perplexity": heights[:epochs],
+                }
+            },
+        )
+        for epochs in (1, 2, 4)
+        for beta in (0, 1)
+    ]
+    groups = [
+        Selector(label=f"beta {beta}", where={"config.memory_decoder.beta": beta})
+        for beta in (0, 1)
+    ]
+    rows = [Selector(by=field, where={"method": "memory_decoder"})]
+    found = figures(plain(curve=field, rows=rows, groups=groups), records)
+    (drawn,) = [figure for name, figure in found.items() if "-validation-" in name]
+    lines = re.findall(r'<polyline class="\w+ line" points="([^"]*)"', drawn.svg)
+    assert [len(line.split()) for line in lines] == [4, 4]
+    assert "21.00 after 40 steps" in drawn.svg
+    assert all(f">beta {beta}</text>" in drawn.svg for beta in (0, 1))
+
+
+def test_one_validation_is_no_curve(make_record):
+    curves = {"validation": {"step": [10.0], "validation/perplexity": [20.0]}}
+    found = figures(plain(), [make_record(15.0, method="memory_decoder", curves=curves)])
+    assert not [name for name in found if "-validation-" in name]
