@@ -1,5 +1,6 @@
 """From the records of one cell to mean, spread and n, without mixing unlike runs."""
 
+import math
 from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
@@ -109,7 +110,14 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def _same_numbers(first: list[Record], second: list[Record], metric: str) -> bool:
     one, two = _by_seed(first, metric), _by_seed(second, metric)
     shared = one.keys() & two.keys()
-    return bool(shared) and all(one[seed] == two[seed] for seed in shared)
+    return bool(shared) and all(_same(one[seed], two[seed]) for seed in shared)
+
+
+def _same(one: float | None, two: float | None) -> bool:
+    """Tell whether two numbers differ by no more than one machine's rounding from another's."""
+    return one == two or (
+        one is not None and two is not None and math.isclose(one, two, rel_tol=1e-6)
+    )
 
 
 def _by_seed(records: list[Record], metric: str) -> dict[int, float | None]:

@@ -204,6 +204,15 @@ def test_settings_that_change_no_number_make_no_variant(make_record):
     assert grid(table)[0] == ["base", "20.00", "1"]  # one seed, whatever the number of runs
 
 
+@pytest.mark.parametrize(("other", "variants"), [(20.0000003, 1), (20.001, 2)])
+def test_two_machines_rounding_makes_no_variant(make_record, other, variants):
+    records = [
+        make_record(number, fingerprint=f"{i:08x}", config={"memory_decoder": {"beta": i / 10}})
+        for i, number in enumerate((20.0, other))
+    ]
+    assert len(split_variants(records, "test/perplexity")) == variants
+
+
 def test_where_and_how_a_run_was_made_is_no_setting(make_record):
     records = [
         make_record(20.0 + i, seed=i, config={"logger": "csv" if i else "none"}) for i in range(2)
