@@ -33,11 +33,11 @@ def change_vocabulary(
     tables = [lm.get_input_embeddings().weight, lm.get_output_embeddings().weight]
     tied = tables[0] is tables[1]
     generator = torch.Generator().manual_seed(seed)
+    spread = getattr(model.config, "initializer_range", 0.02)
     rows = [
         _copied_rows(table.detach(), old_tokenizer, new_tokenizer, num_rows)
         if start == "copied"
-        else model.config.initializer_range
-        * torch.randn(num_rows, table.shape[1], generator=generator)
+        else spread * torch.randn(num_rows, table.shape[1], generator=generator)
         for table in tables[: 1 if tied else 2]
     ]
     model.resize_token_embeddings(num_rows, mean_resizing=False)

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 
 from memdec.results.drawn import Run, names_of, rows_with_runs, runs_of, styles_of
+from memdec.results.footer import hardware
 from memdec.results.printed import Heading, Table, cell_text
 from memdec.results.record import Record
 from memdec.results.svg import HEIGHT, NUM_STYLES, Axis, Chart, Point, style_of
@@ -190,18 +191,16 @@ def _training(table: Table, runs: list[Run]) -> Figure | None:
 
 
 def _validation(table: Table, runs: list[Run]) -> Figure | None:
-    """Draw validation perplexity over steps; of rows along a setting, each group's longest run."""
+    """Draw validation perplexity over steps; of rows that are epochs, the longest of a group."""
     found = [
         (run, line)
         for run in runs
         if len(line := _curve(run.record, "validation", "step", "validation/perplexity")) > 1
     ]
-    if table.spec.curve:
-        longest: dict[tuple[str, str], tuple[Run, list[Point]]] = {}
-        for run, line in found:
-            key = (run.group, run.record.method)
-            if key not in longest or line[-1] > longest[key][1][-1]:
-                longest[key] = run, line
+    by_epochs = table.spec.curve == "config.trainer.max_epochs"
+    if by_epochs:
+        found.sort(key=lambda entry: entry[1][-1][0])
+        longest = {(run.group, run.record.method): (run, line) for run, line in found}
         found = list(longest.values())
     if not found:
         return None
@@ -212,12 +211,13 @@ def _validation(table: Table, runs: list[Run]) -> Figure | None:
         y=Axis.around([y for _, y in points], "Validation perplexity"),
     )
     for place, (run, line) in enumerate(found):
-        style = f"s{1 + place % NUM_STYLES}" if table.spec.curve else run.style
+        style = f"s{1 + place % NUM_STYLES}" if by_epochs else run.style
         chart.line(line, style)
         for step, height in line:
             chart.dot((step, height), style, f"{run.label}: {height:.2f} after {step:g} steps")
-        chart.legend.append((style, "dot", (table.spec.curve and run.group) or run.label))
+        chart.legend.append((style, "dot", (by_epochs and run.group) or run.label))
     caption = "The weights of the lowest are kept; a mixture has its best alpha at each."
+    caption += " Of each group the longest run." if by_epochs else ""
     caption += _seed_words(table, runs)
     return _figure(table, "validation", runs[0].record.experiment, chart, caption)
 
@@ -238,7 +238,8 @@ def _cost(table: Table, index: int, heading: Heading, metric: str) -> Figure | N
             if cost and height is not None:
                 found.append((label, style, float(cost), height))
     costs = [cost for _, _, cost, _ in found]
-    if len(set(costs)) < 2:
+    machines = {hardware(run) for runs in by_seed for run in runs.values()}
+    if len(set(costs)) < 2 or (metric == "seconds" and len(machines) > 1):
         return None
     chart = Chart(
         title=f"{heading.label} against {metric}",

@@ -30,7 +30,8 @@ def build_tables(
         lost = [record for record in here if record.id not in shown]
         tables.append(replace(table, records=[r for r in here if r.id in shown]))
         if lost:
-            other = replace(generic_spec(spec.name, lost), title=f"{spec.title}: other records")
+            other = generic_spec(f"{spec.name}-other", lost)
+            other = replace(other, title=f"{spec.title}: other records")
             tables.append(_build(other, lost, scale, {}))
     return tables
 

@@ -1,5 +1,6 @@
 import math
 import re
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
@@ -269,15 +270,24 @@ def test_a_row_without_the_setting_is_a_line_across(make_record):
     assert ">plain: 15.00<" in drawn.svg
 
 
-def test_validation_of_the_longest_run_of_each_group_is_drawn(make_record):
-    field = "config.trainer.max_epochs"
+@pytest.mark.parametrize(
+    ("field", "lengths"),
+    [("config.trainer.max_epochs", [4, 4]), ("config.knn.k", [2, 2, 4, 4])],
+)
+def test_where_rows_are_epochs_the_longest_validation_of_each_group_is_drawn(
+    make_record, field, lengths
+):
     heights = [20.0, 18.0, 19.0, 21.0]
     records = [
         make_record(
             15.0 + epochs,
             method="memory_decoder",
             fingerprint=f"{epochs}{beta:07d}",
-            config={"trainer": {"max_epochs": epochs}, "memory_decoder": {"beta": beta}},
+            config={
+                "trainer": {"max_epochs": epochs},
+                "memory_decoder": {"beta": beta},
+                "knn": {"k": epochs},
+            },
             curves={
                 "validation": {
                     "step": [10.0 * n for n in range(1, epochs + 1)],
@@ -292,13 +302,30 @@ def test_validation_of_the_longest_run_of_each_group_is_drawn(make_record):
         Selector(label=f"beta {beta}", where={"config.memory_decoder.beta": beta})
         for beta in (0, 1)
     ]
-    rows = [Selector(by=field, where={"method": "memory_decoder"})]
+    rows = [  # the longest is neither first nor last
+        Selector(label=f"row {value}", where={"method": "memory_decoder", field: value})
+        for value in (2, 4, 1)
+    ]
     found = figures(plain(curve=field, rows=rows, groups=groups), records)
     (drawn,) = [figure for name, figure in found.items() if "-validation-" in name]
     lines = re.findall(r'<polyline class="\w+ line" points="([^"]*)"', drawn.svg)
-    assert [len(line.split()) for line in lines] == [4, 4]
+    assert sorted(len(line.split()) for line in lines) == lengths
     assert "21.00 after 40 steps" in drawn.svg
-    assert all(f">beta {beta}</text>" in drawn.svg for beta in (0, 1))
+    assert ("Of each group the longest run." in drawn.caption) == (len(lengths) == 2)
+
+
+def test_seconds_of_two_machines_are_not_compared(make_record):
+    provenance = make_record(16.0).provenance
+    other = replace(provenance, hardware={**provenance.hardware, "cpu": "Another"})
+    records = [
+        make_record(16.0, budget={"seconds": 10.0, "parameters": 1.0}),
+        make_record(15.0, method="knn_lm", budget={"seconds": 20.0, "parameters": 2.0}),
+    ]
+    assert [name for name in figures(plain(), records) if "-seconds-" in name]
+    records[1] = replace(records[1], provenance=other)
+    found = figures(plain(), records)
+    assert not [name for name in found if "-seconds-" in name]
+    assert [name for name in found if "-parameters-" in name]
 
 
 def test_one_validation_is_no_curve(make_record):
