@@ -37,11 +37,11 @@ def figures_of(table: Table) -> list[Figure]:
     found: list[Figure | None] = []
     for index, heading in ours:
         found.append((_setting_curve if table.spec.curve else _dots)(table, index, heading))
+    experiments = runs_of(table)[:_MOST_OF_A_KIND]
     if not table.spec.curve:
-        experiments = runs_of(table)[:_MOST_OF_A_KIND]
         found += [_alpha_curve(table, runs) for runs in experiments]
         found += [_training(table, runs) for runs in experiments]
-    found += [_validation(table, runs) for runs in runs_of(table)[:_MOST_OF_A_KIND]]
+    found += [_validation(table, runs) for runs in experiments]
     for index, heading in ours:
         for metric in () if table.spec.curve else ("seconds", "parameters"):
             found.append(_cost(table, index, heading, metric))
