@@ -69,10 +69,8 @@ def build_report(
     records, problems = load_records(records_dir)
     paper = load_paper(paper_dir or default_folder("paper"))
     specs = load_specs(specs_dir or default_folder("specs"), paper)
-    lost = [record for record in records if not any(spec.owns(record) for spec in specs)]
-    for name in sorted({record.table for record in lost}):
-        specs.append(generic_spec(name, [record for record in lost if record.table == name]))
     sections = [_section(spec, build_tables(spec, records, paper)) for spec in specs]
+    sections += _not_shown(records, sections)
     if only_measured:
         sections = [section for section in sections if section.records]
     others = sorted(path.parent.name for path in output_dir.glob("*/README.md"))
@@ -116,6 +114,18 @@ def _headline(table: Table, index: int) -> str:
         return f"no method improved on the base ({base:.2f})"
     names = " and ".join(row.name for row in best)
     return f"{names} {ours:.2f} against {base:.2f} for the base ({100 * (ours / base - 1):+.0f}%)"
+
+
+def _not_shown(records: list[Record], sections: list[Section]) -> list[Section]:
+    """Return plain tables, by the table's name, of the records that no section shows."""
+    described = {section.spec.name: section.spec for section in sections}
+    shown = {record.id for section in sections for record in section.records}
+    lost: dict[str, list[Record]] = {}
+    for record in sorted(records, key=lambda record: record.table):
+        if record.id not in shown:
+            lost.setdefault(record.table, []).append(record)
+    specs = {name: generic_spec(rest, described.get(name)) for name, rest in lost.items()}
+    return [_section(specs[name], build_tables(specs[name], lost[name], {})) for name in lost]
 
 
 def _section(spec: TableSpec, tables: list[Table]) -> Section:

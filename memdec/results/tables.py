@@ -15,10 +15,7 @@ BITS_PER_BYTE = "test/bits_per_byte"
 def build_tables(
     spec: TableSpec, records: list[Record], paper: dict[str, PaperTable]
 ) -> list[Table]:
-    """Return one table per scale: those with records, and the paper's when it printed numbers.
-
-    Records that no row and column of the spec picks get a plain table of their own.
-    """
+    """Return one table per scale: those with records, and the paper's when it printed numbers."""
     owned = [record for record in records if spec.owns(record)]
     found = {record.scale for record in owned}
     scales = [s for s in SCALES if s in found or (s == "paper" and spec.paper)]
@@ -27,22 +24,20 @@ def build_tables(
         here = [record for record in owned if record.scale == scale]
         table = _build(spec, here, scale, paper)
         shown = {i for row in table.rows for p in row.cells if p.cell for i in p.cell.ids}
-        lost = [record for record in here if record.id not in shown]
         tables.append(replace(table, records=[r for r in here if r.id in shown]))
-        if lost:
-            other = generic_spec(f"{spec.name}-other", lost)
-            other = replace(other, title=f"{spec.title}: other records")
-            tables.append(_build(other, lost, scale, {}))
     return tables
 
 
-def generic_spec(name: str, records: list[Record]) -> TableSpec:
-    """Return the spec of a table that nobody described: one row per method."""
+def generic_spec(records: list[Record], described: TableSpec | None = None) -> TableSpec:
+    """Return the spec for records of one table that `described` does not show, if it is there."""
     experiments = sorted({record.experiment for record in records})
     titles = sorted({record.title for record in records if record.title})
+    name = records[0].table
+    title = titles[0] if len(titles) == 1 else name
     return TableSpec(
-        name=name,
-        title=titles[0] if len(titles) == 1 else name,
+        name=f"{name}-other" if described else name,
+        title=f"{described.title}: other records" if described else title,
+        where={"table": name},
         groups=[Selector(by="experiment")] if len(experiments) > 1 else [Selector()],
         columns=[
             Column(label="Test perplexity", interval=True),

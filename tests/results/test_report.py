@@ -86,6 +86,30 @@ def test_a_rebuild_gives_the_same_bytes(build, tmp_path):
     assert first == contents(tmp_path / "one")
 
 
+def test_no_record_gets_lost(build, save, make_facts, tmp_path):
+    for method in ("knn_lm", "novelty"):
+        save(make_facts(18.0, method=method, label=method.title()))
+    specs = tmp_path / "specs"
+    specs.mkdir()
+    for name, method in (("toy", "base"), ("borrower", "knn_lm")):
+        rows = f"[{{where: {{method: {method}}}}}]"
+        (specs / f"{name}.yaml").write_text(
+            f"{{name: {name}, title: {name.title()}, where: {{table: toy}}, rows: {rows}}}"
+        )
+    build(specs_dir=specs)
+    other = (tmp_path / "out/tables/toy-other.md").read_text()
+    assert "Toy: other records" in other
+    assert "| Novelty | 18.00 |" in other
+    for shown in ("-base-", "-knn_lm-"):  # in toy, in borrower
+        assert shown not in other
+    assert "-memory_decoder-" in other
+    assert sorted(p.stem for p in (tmp_path / "out/tables").glob("*.md")) == [
+        "borrower",
+        "toy",
+        "toy-other",
+    ]
+
+
 def test_stale_files_go_and_files_of_others_stay(build, records, tmp_path):
     build()
     (tmp_path / "out/tables/mine.md").write_text("my own notes")
@@ -115,7 +139,6 @@ def test_all_text_is_escaped(build, tmp_path):
     assert page.count("</script>") == page.count("<script")  # only ours
     assert "<i>It" not in page
     assert "<u>" not in page
-    assert "Memory &amp; Decoder" in page
 
 
 def test_the_page_needs_no_network_and_no_clock(build, tmp_path):
