@@ -36,12 +36,12 @@ class Cell:
 
     mean: float | None = None
     spread: float | None = None
-    """Sample standard deviation over seeds; None below two."""
+    """Sample standard deviation over seeds; None below two, or where no seed changes the number."""
     n: int = 0
     """Seeds that finished."""
     failed: int = 0
     interval: tuple[float, float] | None = None
-    """95% interval of a single run."""
+    """95% interval over test documents, the mean of the seeds' ends."""
     ids: tuple[str, ...] = ()
 
     @property
@@ -61,13 +61,18 @@ def aggregate(records: list[Record], column: Column) -> Cell:
         (number_of(runs[seed], column.metric) or 0.0) * column.factor for seed in sorted(runs)
     ]
     failed = sum(not record.complete for record in records)
-    only = next(iter(runs.values())) if len(runs) == 1 else None
+    intervals = [
+        run.intervals[column.metric]
+        for run in runs.values()
+        if column.interval and column.metric in run.intervals
+    ]
+    lows, highs = zip(*intervals, strict=True) if intervals else ((), ())
     return Cell(
         mean=fmean(values) if values else None,
-        spread=stdev(values) if len(values) > 1 else None,
+        spread=None if all(_same(values[0], value) for value in values) else stdev(values),
         n=len(values),
         failed=failed,
-        interval=only.intervals.get(column.metric) if only and column.interval else None,
+        interval=(fmean(lows), fmean(highs)) if intervals and len(intervals) == len(runs) else None,
         ids=tuple(record.id for record in records),
     )
 

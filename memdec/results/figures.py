@@ -74,7 +74,7 @@ def _dots(table: Table, index: int, heading: Heading) -> Figure | None:
         anchor = _anchor(x.share(mean))
         chart.text((mean, place), f"{mean:,.{heading.column.digits}f}", anchor, 11)
     has_bars = any(low < high for low, _, high in bars)
-    caption = "Bars: 95% interval, or spread over seeds." if has_bars else ""
+    caption = "Bars: 95% interval over test documents, else spread over seeds." if has_bars else ""
     return _figure(table, "dots", heading.label, chart, caption)
 
 

@@ -18,11 +18,14 @@ def notes_of(
     """Return the remarks that a reader of the metric needs before comparing numbers."""
     notes = []
     if any(other.seed != record.seed for record in records for other in records[:1]):
-        notes.append("Mean and sample standard deviation over n seeds.")
+        notes.append(
+            "Mean and sample standard deviation over n seeds; no deviation where a seed changes "
+            "nothing."
+        )
     if has_intervals and any(record.intervals for record in records):
         notes.append(
-            "Brackets hold the 95% interval of one run, by bootstrap over test documents, where "
-            "there are 10 or more."
+            "Brackets hold the 95% interval by bootstrap over test documents, where there are 10 "
+            "or more; over several seeds its ends' means."
         )
     notes += _test_documents(records)
     if any(record.alpha is not None and not _fixed_alpha(record) for record in records):

@@ -78,12 +78,12 @@ def number(value: float | None, digits: int | None) -> str:
 
 
 def cell_text(cell: Cell, digits: int | None) -> str:
-    """Print a cell: mean, spread or interval, and how many runs were lost."""
+    """Print a cell: mean, spread, interval, and how many runs were lost."""
     if cell.mean is None:
         return "failed" if cell.failed else "-"
     text = number(cell.mean, digits)
     if cell.spread is not None:
         text += f" {PLUS_MINUS} {number(cell.spread, digits)}"
-    elif cell.interval:
+    if cell.interval:
         text += f" [{number(cell.interval[0], digits)}, {number(cell.interval[1], digits)}]"
     return f"{text}, {cell.failed} failed" if cell.failed else text

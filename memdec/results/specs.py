@@ -41,7 +41,7 @@ class Column(Selector):
     factor: float = 1.0
     """Multiplies the number, as 1.0e-6 for a column in millions."""
     interval: bool = False
-    """Show the 95% interval of a single run."""
+    """Show the 95% interval over test documents."""
     average: bool = False
     """Mean over the columns to the left, when none is missing."""
 

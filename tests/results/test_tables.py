@@ -9,6 +9,7 @@ from memdec.results.specs import Column, Selector, TableSpec
 from memdec.results.tables import build_tables, generic_spec
 
 PERPLEXITY = Column(metric="test/perplexity", digits=2)
+WITH_INTERVAL = Column(metric="test/perplexity", digits=1, interval=True)
 ROWS = [Selector(label=m, where={"method": m}) for m in ("base", "knn_lm", "memory_decoder")]
 
 
@@ -31,9 +32,27 @@ def test_seeds_are_averaged_with_the_sample_deviation(make_record):
 
 def test_one_seed_has_no_spread_but_its_interval(make_record):
     record = make_record(16.0, intervals={"test/perplexity": [15.0, 17.0]})
-    column = Column(metric="test/perplexity", digits=1, interval=True)
-    assert cell_text(aggregate([record], column), 1) == "16.0 [15.0, 17.0]"
+    assert cell_text(aggregate([record], WITH_INTERVAL), 1) == "16.0 [15.0, 17.0]"
     assert aggregate([record], PERPLEXITY).interval is None
+
+
+@pytest.mark.parametrize(
+    ("seed_1", "text"),
+    [
+        ((17.0, (15.6, 18.0)), "16.5 \u00b1 0.7 [15.3, 17.5]"),
+        ((16.000001, (15.0, 17.0)), "16.0 [15.0, 17.0]"),  # another machine's rounding
+        ((17.0, None), "16.5 \u00b1 0.7"),  # an interval of one seed is not that of both
+    ],
+)
+def test_seeds_have_their_spread_and_the_mean_of_their_intervals(make_record, seed_1, text):
+    seeds = enumerate([(16.0, (15.0, 17.0)), seed_1])
+    records = [
+        make_record(number, seed=seed, intervals={"test/perplexity": ends} if ends else {})
+        for seed, (number, ends) in seeds
+    ]
+    cell = aggregate(records, WITH_INTERVAL)
+    assert cell_text(cell, 1) == text
+    assert cell.n == 2
 
 
 @pytest.mark.parametrize(
