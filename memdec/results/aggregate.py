@@ -61,20 +61,20 @@ def aggregate(records: list[Record], column: Column) -> Cell:
         (number_of(runs[seed], column.metric) or 0.0) * column.factor for seed in sorted(runs)
     ]
     failed = sum(not record.complete for record in records)
-    intervals = [
-        run.intervals[column.metric]
-        for run in runs.values()
-        if column.interval and column.metric in run.intervals
-    ]
-    lows, highs = zip(*intervals, strict=True) if intervals else ((), ())
+    ends = [run.intervals.get(column.metric) for run in runs.values()] if column.interval else []
+    known = [pair for pair in ends if pair]
     return Cell(
         mean=fmean(values) if values else None,
         spread=None if all(_same(values[0], value) for value in values) else stdev(values),
         n=len(values),
         failed=failed,
-        interval=(fmean(lows), fmean(highs)) if intervals and len(intervals) == len(runs) else None,
+        interval=_mean_ends(known, column.factor) if known and len(known) == len(ends) else None,
         ids=tuple(record.id for record in records),
     )
+
+
+def _mean_ends(pairs: list[tuple[float, float]], factor: float) -> tuple[float, float]:
+    return fmean(low for low, _ in pairs) * factor, fmean(high for _, high in pairs) * factor
 
 
 def split_variants(records: list[Record], metric: str) -> list[tuple[str, list[Record]]]:
@@ -121,7 +121,9 @@ def _same_numbers(first: list[Record], second: list[Record], metric: str) -> boo
 def _same(one: float | None, two: float | None) -> bool:
     """Tell whether two numbers differ by no more than one machine's rounding from another's."""
     return one == two or (
-        one is not None and two is not None and math.isclose(one, two, rel_tol=1e-6)
+        one is not None
+        and two is not None
+        and math.isclose(one, two, rel_tol=1e-6, abs_tol=1e-5)  # a gain in nats can be near 0
     )
 
 

@@ -117,15 +117,20 @@ def _headline(table: Table, index: int) -> str:
 
 
 def _not_shown(records: list[Record], sections: list[Section]) -> list[Section]:
-    """Return plain tables, by the table's name, of the records that no section shows."""
+    """Return plain tables, by the table's name, of the records whose perplexity is in no section.
+
+    Costs, fidelity and gains are another look at runs that must stand elsewhere too.
+    """
     described = {section.spec.name: section.spec for section in sections}
-    shown = {record.id for section in sections for record in section.records}
-    lost: dict[str, list[Record]] = {}
-    for record in sorted(records, key=lambda record: record.table):
-        if record.id not in shown:
-            lost.setdefault(record.table, []).append(record)
-    specs = {name: generic_spec(rest, described.get(name)) for name, rest in lost.items()}
-    return [_section(specs[name], build_tables(specs[name], lost[name], {})) for name in lost]
+    tables = [section for section in sections if section.spec.metric.endswith("perplexity")]
+    shown = {record.id for section in tables for record in section.records}
+    left = [record for record in records if record.id not in shown]
+    found = []
+    for name in sorted({record.table for record in left}):
+        mine = [record for record in left if record.table == name]
+        spec = generic_spec(mine, described.get(name))
+        found.append(_section(spec, build_tables(spec, mine, {})))
+    return found
 
 
 def _section(spec: TableSpec, tables: list[Table]) -> Section:

@@ -19,13 +19,10 @@ def build_tables(
     owned = [record for record in records if spec.owns(record)]
     found = {record.scale for record in owned}
     scales = [s for s in SCALES if s in found or (s == "paper" and spec.paper)]
-    tables = []
-    for scale in scales or ["small"]:
-        here = [record for record in owned if record.scale == scale]
-        table = _build(spec, here, scale, paper)
-        shown = {i for row in table.rows for p in row.cells if p.cell for i in p.cell.ids}
-        tables.append(replace(table, records=[r for r in here if r.id in shown]))
-    return tables
+    return [
+        _build(spec, [record for record in owned if record.scale == scale], scale, paper)
+        for scale in scales or ["small"]
+    ]
 
 
 def generic_spec(records: list[Record], described: TableSpec | None = None) -> TableSpec:
@@ -80,6 +77,8 @@ def _build(
         for selector in expand(spec.rows, in_group, scale):
             block += _rows(layout, group, selector, in_group)
         rows += _with_best(block, headings)
+    shown = {i for row in rows for printed in row.cells if printed.cell for i in printed.cell.ids}
+    records = [record for record in records if record.id in shown]
     has_intervals = any(heading.column.interval for heading in headings)
     notes = notes_of(records, list(paper.values()), has_intervals, spec.metric)
     return Table(spec=spec, scale=scale, headings=headings, rows=rows, records=records, notes=notes)

@@ -89,13 +89,22 @@ def test_a_rebuild_gives_the_same_bytes(build, tmp_path):
 def test_no_record_gets_lost(build, save, make_facts, tmp_path):
     for method in ("knn_lm", "novelty"):
         save(make_facts(18.0, method=method, label=method.title()))
+    save(make_facts(17.0, method="apart", table="undescribed"))
     specs = tmp_path / "specs"
     specs.mkdir()
-    for name, method in (("toy", "base"), ("borrower", "knn_lm")):
-        rows = f"[{{where: {{method: {method}}}}}]"
-        (specs / f"{name}.yaml").write_text(
-            f"{{name: {name}, title: {name.title()}, where: {{table: toy}}, rows: {rows}}}"
-        )
+    for name, method, metric in (
+        ("toy", "base", "test/perplexity"),
+        ("borrower", "knn_lm", "validation/perplexity"),
+        ("costs", "novelty", "budget.seconds"),  # where its perplexity is not
+    ):
+        facts = {
+            "name": name,
+            "title": name.title(),
+            "where": {"table": "toy"},
+            "metric": metric,
+            "rows": [{"where": {"method": method}}],
+        }
+        (specs / f"{name}.yaml").write_text(yaml.safe_dump(facts))
     build(specs_dir=specs)
     other = (tmp_path / "out/tables/toy-other.md").read_text()
     assert "Toy: other records" in other
@@ -105,8 +114,10 @@ def test_no_record_gets_lost(build, save, make_facts, tmp_path):
     assert "-memory_decoder-" in other
     assert sorted(p.stem for p in (tmp_path / "out/tables").glob("*.md")) == [
         "borrower",
+        "costs",
         "toy",
         "toy-other",
+        "undescribed",
     ]
 
 
@@ -139,6 +150,8 @@ def test_all_text_is_escaped(build, tmp_path):
     assert page.count("</script>") == page.count("<script")  # only ours
     assert "<i>It" not in page
     assert "<u>" not in page
+    assert "Memory &amp; Decoder" in page
+    assert "&lt;i&gt;It" in page
 
 
 def test_the_page_needs_no_network_and_no_clock(build, tmp_path):
