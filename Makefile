@@ -10,7 +10,7 @@ demo: .venv/demo-installed
 	$(BIN)/memdec run experiments/demo.yaml
 
 test: lint
-	$(BIN)/python -m pytest -m "$(RUNS)"
+	$(BIN)/python -m pytest -m "$(RUNS)" --numprocesses logical --maxprocesses 4 --dist loadfile
 
 test-slow: .venv/test-installed
 	$(BIN)/python -m pytest -m "slow and not gpu"

@@ -4,6 +4,7 @@ import math
 
 from memdec.results.paper import PaperTable
 from memdec.results.record import Record
+from memdec.results.specs import field_of
 
 _NUM_TOKENS = "test/num_tokens"
 _GATE_RATIO = "test/perplexity_ratio_to_one_alpha"
@@ -87,25 +88,38 @@ def _fixed_alpha(record: Record) -> bool:
 
 
 def _test_documents(records: list[Record]) -> list[str]:
-    """Say how many texts the numbers rest on, and how many of them training saw."""
-    newest: dict[str, Record] = {}
+    """Say how many texts the numbers rest on, and how many of them training saw.
+
+    A cut at so many tokens takes other documents where a model tokenizes otherwise: the models of
+    a topic are then named.
+    """
+    newest: dict[tuple[str, str], tuple[str, str, float]] = {}
     for record in _oldest_first(records):
-        if "test/num_documents" in record.metrics:
-            newest[record.experiment] = record
-    if not newest:
-        return []
-    words, seen = [], []
-    for record in sorted(newest.values(), key=lambda r: (r.topic, r.experiment)):
-        name, metrics = record.topic, record.metrics
-        count = f"{name} {metrics['test/num_documents']:g}"
+        metrics = record.metrics
+        if "test/num_documents" not in metrics:
+            continue
+        count = f"{metrics['test/num_documents']:g}"
         if "train/num_documents" in metrics:
             train, validation = (metrics[f"{s}/num_documents"] for s in ("train", "validation"))
             count += f" (train {train:g}, validation {validation:g})"
-        words.append(count)
-        if repeated := metrics["test/documents_in_train"]:
+        model = str(field_of(record, "config.model.source")).rstrip("/").split("/")[-1]
+        found = record.topic, count, metrics["test/documents_in_train"]
+        newest[record.experiment, model] = found
+    if not newest:
+        return []
+    words, seen = [], []
+    for (_, model), (topic, count, repeated) in sorted(
+        newest.items(), key=lambda pair: (pair[1][0], pair[0])
+    ):
+        alike = [(m, c) for (_, m), (t, c, _) in newest.items() if t == topic]
+        several = all(len(set(column)) > 1 for column in zip(*alike, strict=True))
+        name = f"{topic} ({model})" if several else topic
+        words.append(f"{name} {count}")
+        if repeated:
             seen.append(f"{name} {repeated:g}")
-    tail = f"In train too, whole or nearly: {', '.join(seen)}." if seen else ""
-    return [f"Test documents: {', '.join(words)}. {tail or 'None is in train too, or nearly.'}"]
+    counts = ", ".join(dict.fromkeys(words))
+    tail = f"In train too, whole or nearly: {', '.join(dict.fromkeys(seen))}." if seen else ""
+    return [f"Test documents: {counts}. {tail or 'None is in train too, or nearly.'}"]
 
 
 def _gates(records: list[Record]) -> list[str]:

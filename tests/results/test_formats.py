@@ -121,6 +121,28 @@ def test_notes_count_the_test_documents_and_name_those_in_train(make_record):
     assert "law 10, tax 11 (train 7, validation 5)." in note(others)[0]
 
 
+def test_the_models_of_a_topic_are_named_where_their_documents_differ(make_record):
+    def note(*documents):
+        records = [
+            make_record(
+                9.0,
+                experiment="law",
+                title="law",
+                config={"model": {"source": source}},
+                metrics={
+                    "test/perplexity": 9.0,
+                    "test/num_documents": float(count),
+                    "test/documents_in_train": 0.0,
+                },
+            )
+            for source, count in zip(("models/small", "models/large"), documents, strict=True)
+        ]
+        return notes_of(records, [])[0]
+
+    assert note(3, 3).startswith("Test documents: law 3. None")
+    assert note(3, 4).startswith("Test documents: law (large) 4, law (small) 3. None")
+
+
 def test_an_origin_says_when_sources_were_edited(make_record):
     assert "(edited)" in origin(make_record(provenance={"dirty": True}))
     assert hardware(make_record(provenance={"hardware": {}})) == "hardware not recorded"

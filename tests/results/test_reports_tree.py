@@ -16,7 +16,14 @@ TABLES = (
     *("demo", "wikitext103", "domains", "cross-model", "transfer", "ablation-alpha"),
     *("ablation-beta", "ablation-k", "ablation-memory-size", "ablation-objective"),
     *("ablation-target-source", "ablation-temperature", "ablation-divergence"),
-    *("ablation-lm-share", "ablation-epochs", "adaptive", "frequency", "fidelity"),
+    *(
+        "ablation-lm-share",
+        "ablation-layer",
+        "ablation-epochs",
+        "adaptive",
+        "frequency",
+        "fidelity",
+    ),
     *("learning-rate", "budget", "memory-mixture"),
 )
 
