@@ -13,7 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings as hypothesis_settings
 
+# Several tests share the cores: an example that waits for one is no failure.
+hypothesis_settings.register_profile("shared", deadline=None)
+hypothesis_settings.load_profile("shared")
 # Tiny tensors: a second thread only gets in the way. Set before anything imports torch.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

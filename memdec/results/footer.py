@@ -111,9 +111,9 @@ def _test_documents(records: list[Record]) -> list[str]:
     for (_, model), (topic, count, repeated) in sorted(
         newest.items(), key=lambda pair: (pair[1][0], pair[0])
     ):
-        alike = [(m, c) for (_, m), (t, c, _) in newest.items() if t == topic]
-        several = all(len(set(column)) > 1 for column in zip(*alike, strict=True))
-        name = f"{topic} ({model})" if several else topic
+        models = {m for (_, m), (t, *_) in newest.items() if t == topic}
+        unlike = {tuple(facts) for t, *facts in newest.values() if t == topic}
+        name = f"{topic} ({model})" if min(len(models), len(unlike)) > 1 else topic
         words.append(f"{name} {count}")
         if repeated:
             seen.append(f"{name} {repeated:g}")

@@ -122,7 +122,7 @@ def test_notes_count_the_test_documents_and_name_those_in_train(make_record):
 
 
 def test_the_models_of_a_topic_are_named_where_their_documents_differ(make_record):
-    def note(*documents):
+    def note(*documents, repeated=(0, 0)):
         records = [
             make_record(
                 9.0,
@@ -132,15 +132,18 @@ def test_the_models_of_a_topic_are_named_where_their_documents_differ(make_recor
                 metrics={
                     "test/perplexity": 9.0,
                     "test/num_documents": float(count),
-                    "test/documents_in_train": 0.0,
+                    "test/documents_in_train": float(again),
                 },
             )
-            for source, count in zip(("models/small", "models/large"), documents, strict=True)
+            for source, count, again in zip(
+                ("models/small", "models/large"), documents, repeated, strict=True
+            )
         ]
         return notes_of(records, [])[0]
 
     assert note(3, 3).startswith("Test documents: law 3. None")
     assert note(3, 4).startswith("Test documents: law (large) 4, law (small) 3. None")
+    assert note(3, 3, repeated=(2, 1)).endswith("nearly: law (large) 1, law (small) 2.")
 
 
 def test_an_origin_says_when_sources_were_edited(make_record):

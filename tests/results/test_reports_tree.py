@@ -16,15 +16,8 @@ TABLES = (
     *("demo", "wikitext103", "domains", "cross-model", "transfer", "ablation-alpha"),
     *("ablation-beta", "ablation-k", "ablation-memory-size", "ablation-objective"),
     *("ablation-target-source", "ablation-temperature", "ablation-divergence"),
-    *(
-        "ablation-lm-share",
-        "ablation-layer",
-        "ablation-epochs",
-        "adaptive",
-        "frequency",
-        "fidelity",
-    ),
-    *("learning-rate", "budget", "memory-mixture"),
+    *("ablation-lm-share", "ablation-layer", "ablation-epochs"),
+    *("adaptive", "frequency", "fidelity", "learning-rate", "budget", "memory-mixture"),
 )
 
 
