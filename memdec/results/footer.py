@@ -4,7 +4,7 @@ import math
 
 from memdec.results.paper import PaperTable
 from memdec.results.record import Record
-from memdec.results.specs import field_of
+from memdec.results.specs import field_of, last_part
 
 _NUM_TOKENS = "test/num_tokens"
 _GATE_RATIO = "test/perplexity_ratio_to_one_alpha"
@@ -102,9 +102,8 @@ def _test_documents(records: list[Record]) -> list[str]:
         if "train/num_documents" in metrics:
             train, validation = (metrics[f"{s}/num_documents"] for s in ("train", "validation"))
             count += f" (train {train:g}, validation {validation:g})"
-        model = str(field_of(record, "config.model.source")).rstrip("/").split("/")[-1]
-        found = record.topic, count, metrics["test/documents_in_train"]
-        newest[record.experiment, model] = found
+        model = last_part(field_of(record, "config.model.source"))
+        newest[record.experiment, model] = record.topic, count, metrics["test/documents_in_train"]
     if not newest:
         return []
     words, seen = [], []

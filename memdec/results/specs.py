@@ -161,8 +161,12 @@ def _label(by: str, value: Any, records: list[Record]) -> str:
     names = {"experiment": lambda r: r.topic, "method": lambda r: r.name}
     if by in names:
         return next(names[by](r) for r in records if field_of(r, by) == value)
-    # A model is often given by its folder; only the last part is worth reading.
-    return f"{value:g}" if isinstance(value, float) else str(value).rstrip("/").split("/")[-1]
+    return f"{value:g}" if isinstance(value, float) else last_part(value)
+
+
+def last_part(value: Any) -> str:
+    """Return what is worth reading of a model's name, often a folder: its last part."""
+    return str(value).rstrip("/").split("/")[-1]
 
 
 def _accepts(wanted: Any, value: Any) -> bool:
