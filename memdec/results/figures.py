@@ -2,13 +2,17 @@
 
 import re
 from dataclasses import dataclass
+from itertools import chain
 
+from memdec.results.aggregate import Cell
 from memdec.results.drawn import Run, names_of, rows_with_runs, runs_of, styles_of
 from memdec.results.footer import hardware
 from memdec.results.printed import Heading, Table, cell_text
 from memdec.results.record import Record
 from memdec.results.svg import HEIGHT, NUM_STYLES, Axis, Chart, Point, style_of
 
+Bar = tuple[float, float, float]
+"""Lower end, number, upper end."""
 _MOST_OF_A_KIND = 6
 PERPLEXITY = "test/perplexity"
 
@@ -54,11 +58,7 @@ def _dots(table: Table, index: int, heading: Heading) -> Figure | None:
     shown = [(row, cell, cell.mean) for row, cell in found if cell and cell.mean is not None]
     if not 2 <= len(shown) <= 12:
         return None
-    bars = []
-    for _, cell, mean in shown:
-        spread = cell.spread or 0.0
-        low, high = cell.interval or (mean - spread, mean + spread)
-        bars.append((low, mean, high))
+    bars = [_bar(cell, mean) for _, cell, mean in shown]
     rows = [row for row, _, _ in shown]
     names, styles = names_of(rows), styles_of(rows)
     x = Axis.around([value for bar in bars for value in bar], _metric(table))
@@ -73,33 +73,45 @@ def _dots(table: Table, index: int, heading: Heading) -> Figure | None:
         chart.dot((mean, place), styles[i], f"{names[i]}: {words}")
         anchor = _anchor(x.share(mean))
         chart.text((mean, place), f"{mean:,.{heading.column.digits}f}", anchor, 11)
+    return _figure(table, "dots", heading.label, chart, _about(bars))
+
+
+def _bar(cell: Cell, mean: float) -> Bar:
+    """Return a number between the ends of its interval, or of its spread."""
+    spread = cell.spread or 0.0
+    low, high = cell.interval or (mean - spread, mean + spread)
+    return low, mean, high
+
+
+def _about(bars: list[Bar]) -> str:
     has_bars = any(low < high for low, _, high in bars)
-    caption = "Bars: 95% interval over test documents, else spread over seeds." if has_bars else ""
-    return _figure(table, "dots", heading.label, chart, caption)
+    return "Bars: 95% interval over test documents, else spread over seeds." if has_bars else ""
 
 
 def _setting_curve(table: Table, index: int, heading: Heading) -> Figure | None:
     """Draw the metric over the setting that the rows vary, and a line for rows without it."""
-    series: dict[tuple[str, str], list[Point]] = {}
+    series: dict[tuple[str, str], list[tuple[float, Bar]]] = {}
     levels = []
     for row in table.rows:
         cell, value = row.cells[index].cell, row.where.get(table.spec.curve)
         if not cell or cell.mean is None:
             continue
         if isinstance(value, int | float):
-            series.setdefault((row.group, row.method), []).append((float(value), cell.mean))
+            point = float(value), _bar(cell, cell.mean)
+            series.setdefault((row.group, row.method), []).append(point)
         else:
             levels.append((row.name, cell.mean))
     points = [point for line in series.values() for point in line]
     if len(points) < 2:
         return None
-    xs = [point[0] for point in points]
+    xs = [value for value, _ in points]
+    bars = [bar for _, bar in points]
     label = table.spec.curve.rsplit(".", 1)[-1].replace("_", " ")
     x = Axis.around(xs, label, log=min(xs) > 0 and max(xs) / min(xs) > 5)
     chart = Chart(
         title=f"{_metric(table)} over {label}: {heading.label}",
         x=x,
-        y=Axis.around([y for _, y in [*points, *levels]], _metric(table)),
+        y=Axis.around([*chain(*bars), *(level for _, level in levels)], _metric(table)),
     )
     for name, level in levels:
         chart.line([(x.low, level), (x.high, level)], "s0", "dash")
@@ -107,11 +119,13 @@ def _setting_curve(table: Table, index: int, heading: Heading) -> Figure | None:
     one_each = len({method for _, method in series}) == len(series)
     for place, ((group, method), line) in enumerate(series.items()):
         style = style_of(method) if one_each else f"s{1 + place % NUM_STYLES}"
-        chart.line(sorted(line), style)
-        for point in line:
-            chart.dot(point, style, f"{label} {point[0]:g}: {point[1]:.{heading.column.digits}f}")
+        chart.line(sorted((value, mean) for value, (_, mean, _) in line), style)
+        for value, (low, mean, high) in line:
+            chart.span((value, low), (value, high), style)
+            words = f"{label} {value:g}: {mean:.{heading.column.digits}f}"
+            chart.dot((value, mean), style, words)
         chart.legend.append((style, "dot", group or heading.label))
-    return _figure(table, "curve", heading.label, chart, "")
+    return _figure(table, "curve", heading.label, chart, _about(bars))
 
 
 def _alpha_curve(table: Table, runs: list[Run]) -> Figure | None:

@@ -180,6 +180,27 @@ def test_rows_of_a_setting_make_a_curve(make_record):
     assert len(xs) == 3
 
 
+def test_a_curve_has_a_bar_where_seeds_differ(make_record):
+    records = [
+        make_record(
+            value, method="memory_decoder", seed=seed, config={"memory_decoder": {"beta": b}}
+        )
+        for b, values in ((0.0, (15.0, 17.0)), (1.0, (18.0, 18.0)))
+        for seed, value in enumerate(values)
+    ]
+    field = "config.memory_decoder.beta"
+    rows = [Selector(where={"method": "memory_decoder", field: beta}) for beta in (0.0, 1.0)]
+    (figure,) = figures(plain(curve=field, rows=rows), records).values()
+    bars = re.findall(r'class="s1 span" x1="(\S+)" y1="(\S+)" x2="(\S+)" y2="(\S+)"', figure.svg)
+    (x1, low, x2, high), flat = [[float(number) for number in bar] for bar in bars]
+    assert x1 == x2
+    assert flat[1] == flat[3]
+    mean, other = map(float, re.findall(r"translate\(\S+ (\S+)\)\"><title>", figure.svg))
+    assert low - mean == pytest.approx(mean - high, abs=0.2)  # 16 with 1.41 on either side
+    assert (low - mean) / (mean - other) == pytest.approx(2**0.5 / 2, abs=0.02)
+    assert figure.caption.startswith("Bars:")
+
+
 def test_nothing_measured_gives_no_figure():
     assert figures(plain(), []) == {}
 
