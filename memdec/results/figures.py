@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import dataclass
-from itertools import chain
 
 from memdec.results.aggregate import Cell
 from memdec.results.drawn import Run, names_of, rows_with_runs, runs_of, styles_of
@@ -105,13 +104,13 @@ def _setting_curve(table: Table, index: int, heading: Heading) -> Figure | None:
     if len(points) < 2:
         return None
     xs = [value for value, _ in points]
-    bars = [bar for _, bar in points]
+    ys = [y for _, bar in points for y in bar] + [level for _, level in levels]
     label = table.spec.curve.rsplit(".", 1)[-1].replace("_", " ")
     x = Axis.around(xs, label, log=min(xs) > 0 and max(xs) / min(xs) > 5)
     chart = Chart(
         title=f"{_metric(table)} over {label}: {heading.label}",
         x=x,
-        y=Axis.around([*chain(*bars), *(level for _, level in levels)], _metric(table)),
+        y=Axis.around(ys, _metric(table)),
     )
     for name, level in levels:
         chart.line([(x.low, level), (x.high, level)], "s0", "dash")
@@ -125,7 +124,7 @@ def _setting_curve(table: Table, index: int, heading: Heading) -> Figure | None:
             words = f"{label} {value:g}: {mean:.{heading.column.digits}f}"
             chart.dot((value, mean), style, words)
         chart.legend.append((style, "dot", group or heading.label))
-    return _figure(table, "curve", heading.label, chart, _about(bars))
+    return _figure(table, "curve", heading.label, chart, _about([bar for _, bar in points]))
 
 
 def _alpha_curve(table: Table, runs: list[Run]) -> Figure | None:
