@@ -41,11 +41,17 @@ def test_dapt_as_memory_has_dapts_epochs_at_paper_scale(path):
     assert experiment.dapt_memory.options(experiment.trainer).max_epochs == 3
 
 
-@pytest.mark.parametrize("name", ["pubmed", "fomc_minutes", "cuad"])
-def test_every_method_has_the_rate_that_validation_chose(name):
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        *((name, DOMAINS) for name in ("pubmed", "fomc_minutes", "cuad")),
+        ("wikitext2", ROOT / "experiments" / "wikitext103" / "small-scale.yaml"),
+    ],
+)
+def test_every_method_has_the_rate_that_validation_chose(name, path):
     tried: dict[tuple[str, str], dict[float, float]] = {}
-    for path in (ROOT / "reports" / "records").glob(f"{name}-*.json"):
-        record = json.loads(path.read_text())
+    for file in (ROOT / "reports" / "records").glob(f"{name}-*.json"):
+        record = json.loads(file.read_text())
         method, table = record["method"], record["table"]
         memory = method == "memory_decoder"  # the one method whose rate is always the trainer's
         if table != "learning-rate" and not (memory and table == "domains"):
@@ -57,7 +63,7 @@ def test_every_method_has_the_rate_that_validation_chose(name):
             tried.setdefault((method, gating), {})[rate] = perplexity
     memories = {("memory_decoder", "gold"), ("memory_decoder", "none")}
     assert set(tried) == {("dapt", ""), ("dapt_memory", ""), ("lora", ""), *memories}
-    experiment = load_experiment(DOMAINS, [f"name={name}"])
+    experiment = load_experiment(path, [f"name={name}"])
     for (method, gating), by_rate in tried.items():
         options = experiment.trainer
         if method != "memory_decoder":
