@@ -106,7 +106,7 @@ def _setting_curve(table: Table, index: int, heading: Heading) -> Figure | None:
     xs = [value for value, _ in points]
     ys = [y for _, bar in points for y in bar] + [level for _, level in levels]
     label = table.spec.curve.rsplit(".", 1)[-1].replace("_", " ")
-    x = Axis.around(xs, label, log=min(xs) > 0 and max(xs) / min(xs) > 5)
+    x = Axis.around(xs, label, log=min(xs) > 0 and max(xs) / min(xs) >= 4)
     chart = Chart(
         title=f"{_metric(table)} over {label}: {heading.label}",
         x=x,

@@ -59,9 +59,9 @@ class Axis:
 
     def ticks(self) -> list[float]:
         """Return about five round values inside the range."""
-        if self.log and self.high / self.low > 4:
+        if self.log and (ratio := self.high / self.low) > 4:
             powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
-            digits = (1,) if self.high / self.low > 1e3 else (1, 2, 5)
+            digits = (1,) if ratio > 1e3 else (1, 2, 5) if ratio > 8 else (1, 2, 3, 4, 5, 7)
             found = [digit * 10.0**power for power in powers for digit in digits]
         else:
             step = _round_step((self.high - self.low) / 5)

@@ -218,6 +218,8 @@ def test_a_point_lies_where_its_value_says():
 def test_axes_have_round_ticks_inside_their_range():
     assert Axis(low=0, high=1, label="").ticks() == [0, 0.2, 0.4, 0.6, 0.8, 1.0]
     assert Axis(low=1, high=100, label="", log=True).ticks() == [1, 2, 5, 10, 20, 50, 100]
+    narrow = Axis.around([1.0, 2.0, 4.0], "", log=True)
+    assert narrow.ticks() == [1, 2, 3, 4]  # none of the points without its number
     assert Axis(low=10, high=1000, label="", log=True).share(100) == pytest.approx(0.5)
     for low, high in ((14.2, 14.9), (3e5, 9e8), (1e-3, 2e-3)):
         ticks = Axis.around([low, high], "", log=high / low > 10).ticks()
