@@ -20,8 +20,12 @@ from memdec.pipeline.examples import example_tokens, side_by_side
 from memdec.pipeline.identity import describe, given_memories
 from memdec.pipeline.job import Job
 from memdec.pipeline.model_facts import read_model_facts
-from memdec.pipeline.sizes import model_facts
+from memdec.pipeline.plan import stage_flops
+from memdec.pipeline.sizes import read_sizes
 from memdec.pipeline.stages import FINE_TUNED, stages_of
+
+_DATASTORE = ("datastore", "neighbors", "train_scores")
+"""What kNN targets and kNN-LM's store take once, beside any training."""
 
 
 def evaluate(job: Job, method: Method, started: str) -> dict[str, Any]:
@@ -139,14 +143,19 @@ def _training_curves(history: list[dict[str, float]]) -> dict[str, Any]:
 
 
 def _budget(job: Job, method: Method, adapted: AdaptedLM) -> dict[str, float]:
-    base = model_facts(job).parameters
+    own = _own_stages(job, method)
+    sizes = read_sizes(job, None, own)
+    base = sizes.model.parameters
     budget: dict[str, float] = {
         "parameters": base,
         "trained_parameters": 0,
         "train_tokens": 0,
         "flops": 0.0,
-        "seconds": sum(job.runs[name].seconds for name in _own_stages(job, method)),
+        "datastore_flops": sum(stage_flops(name, sizes) for name in own if name in _DATASTORE),
+        "seconds": sum(job.runs[name].seconds for name in own),
     }
+    if "query_neighbors" in own and job.experiment.datastore.model != "base":
+        budget["parameters"] += sizes.keys.parameters  # it makes the key of every query
     if adapted.training is None and adapted.memory_path is not None:
         budget["parameters"] += read_model_facts(adapted.memory_path).parameters
     if adapted.mixes_all:
@@ -159,7 +168,7 @@ def _budget(job: Job, method: Method, adapted: AdaptedLM) -> dict[str, float]:
         budget["trained_parameters"] = _trained_parameters(info)
         if "rank" in info:
             budget["rank"] = info["rank"]
-    for stage in _own_stages(job, method):
+    for stage in own:
         if stage in ("memory", *FINE_TUNED):  # two where DAPT makes the keys of the targets
             info = job.artifact(stage).info
             inputs = info["train_tokens"] * job.experiment.corpus.passes("train")

@@ -71,7 +71,9 @@ def _training(stage: str) -> Estimate:
     def estimate(s: Sizes) -> tuple[int, int, float]:
         model = s.memory if stage == "memory" else s.model
         size = model.parameters * (CHECKPOINT_BYTES * 2 + 8)  # last.ckpt old, new, best, export
-        epoch = 3 * s.forward("train", model) + s.forward("validation", model)
+        head = 2.0 * model.hidden_size * model.vocab_size
+        passed = {x: s.forward(x, model) + head * s.inputs(x) for x in ("train", "validation")}
+        epoch = 3 * passed["train"] + passed["validation"]
         return s.tokens["train"], size, s.epochs[stage] * epoch
 
     return estimate
@@ -150,6 +152,11 @@ def make_plan(
             )
         )
     return plans
+
+
+def stage_flops(name: str, sizes: Sizes) -> float:
+    """Return what a stage takes at these sizes."""
+    return _ESTIMATES[name](sizes)[2]
 
 
 def _check_positions(job: Job, max_positions: int) -> None:

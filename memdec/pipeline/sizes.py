@@ -60,7 +60,11 @@ class Sizes:
 
     def forward(self, split: str, model: ModelFacts) -> float:
         """FLOPs of a model's body over a split."""
-        return 2.0 * model.body_parameters * self.tokens[split] * self.passes[split]
+        return 2.0 * model.body_parameters * self.inputs(split)
+
+    def inputs(self, split: str) -> float:
+        """Return the input tokens of a pass over a split."""
+        return self.tokens[split] * self.passes[split]
 
 
 def read_sizes(job: Job, train_tokens: int | None, stages: Sequence[str]) -> Sizes:
@@ -109,11 +113,15 @@ def _key_facts(job: Job, base: ModelFacts) -> ModelFacts:
 
 
 def _memory_facts(job: Job, base: ModelFacts) -> ModelFacts:
-    """Return the memory's sizes; a moved one keeps its own vocabulary here."""
+    config = job.experiment.memory_decoder
     if job.plugged_memory is not None:
         return read_model_facts(job.plugged_memory)
     facts = base if job.init_model is None else _facts_of(job.init_model)
-    blocks = job.experiment.memory_decoder.blocks or facts.num_blocks
+    if config.transfer != "refuse":
+        rows = facts.embeddings * (base.vocab_size - facts.vocab_size)
+        parameters = facts.parameters + rows * facts.hidden_size
+        facts = replace(facts, parameters=parameters, vocab_size=base.vocab_size)
+    blocks = config.blocks or facts.num_blocks
     check_blocks(blocks, facts.num_blocks)
     left = facts.body_parameters * blocks // facts.num_blocks
     return replace(facts, parameters=facts.parameters - facts.body_parameters + left)

@@ -8,6 +8,8 @@ from memdec.results.specs import field_of, last_part
 
 _NUM_TOKENS = "test/num_tokens"
 _GATE_RATIO = "test/perplexity_ratio_to_one_alpha"
+_ROUNDING = 1e-5
+"""Between machines: 5e-8 was seen. Another copy of a model: 7e-5."""
 
 
 def notes_of(
@@ -34,7 +36,7 @@ def notes_of(
     if any(_fixed_alpha(record) for record in records):
         notes.append("alpha was fixed in advance in runs that set it.")
     notes += _gates(records) if metric == "test/perplexity" else []
-    notes += _unlike_tokens(records)
+    notes += _unlike_tokens(records) + _unlike_bases(records) + _temperatures_at_the_end(records)
     notes += [f"Failed: {r.id}: {r.error}" for r in records if not r.complete]
     dirty = [record.id for record in records if record.provenance.dirty]
     if dirty:
@@ -154,3 +156,31 @@ def _unlike_tokens(records: list[Record]) -> list[str]:
                 "do not compare them."
             )
     return notes
+
+
+def _unlike_bases(records: list[Record]) -> list[str]:
+    """Warn when one model of one experiment scored the test text differently: two copies of it."""
+    found: dict[tuple[str, str], list[float]] = {}
+    for record in records:
+        ratio = record.metrics.get("test/perplexity_ratio_to_base")
+        if ratio:
+            model = last_part(field_of(record, "config.model.source"))
+            base = record.metrics["test/perplexity"] / ratio
+            found.setdefault((record.experiment, model), []).append(base)
+    return [
+        f"Warning: {model} alone has {min(bases):.4f} in some runs of {experiment} and "
+        f"{max(bases):.4f} in others; they are not quite comparable."
+        for (experiment, model), bases in sorted(found.items())
+        if max(bases) / min(bases) > 1 + _ROUNDING
+    ]
+
+
+def _temperatures_at_the_end(records: list[Record]) -> list[str]:
+    """Warn where the best temperature is the highest that was tried."""
+    ids = []
+    for record in records:
+        tried = record.config.get("knn_lm", {}).get("temperatures", [])
+        if len(tried) > 1 and record.tuned.get("temperature") == max(tried):
+            ids.append(record.id)
+    words = "Warning: the highest temperature tried was the best for"
+    return [f"{words} {', '.join(ids)}; try higher ones."] if ids else []

@@ -139,11 +139,17 @@ def _print(layout: _Layout, heading: Heading, records: list[Record], key: str) -
     column = heading.column
     if heading.is_paper:
         value = published(layout.paper, layout.spec.paper, key, column.paper)
-        return Printed(text=number(value, column.digits), published=value)
+        return Printed(text=_as_published(value, column.digits), published=value)
     if column.average:
         return Printed(text="-", cell=Cell())
     cell = aggregate([r for r in records if matches(r, column.where)], column)
     return Printed(text=cell_text(cell, column.digits), cell=cell)
+
+
+def _as_published(value: float | None, digits: int | None) -> str:
+    """Print no digit that the paper does not, but two at least."""
+    typed = len(str(value).partition(".")[2])
+    return number(value, min(digits or 0, max(2, typed)))
 
 
 def _with_average(cells: list[Printed], headings: list[Heading]) -> list[Printed]:

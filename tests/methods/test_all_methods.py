@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from memdec.datastore.config import DatastoreConfig
 from memdec.errors import ConfigError, DataError
 from memdec.methods.config import MemoryMixtureConfig
 from memdec.methods.memory_mixture import short_names
@@ -62,6 +63,17 @@ def test_budgets_count_what_is_deployed_and_what_is_trained(result):
     assert len({budgets[name]["train_tokens"] for name in trained}) == 1
     # windows of 32 tokens, 16 apart: each token is read twice
     assert budgets["dapt"]["flops"] == 2 * 6 * base * budgets["dapt"]["train_tokens"]
+    searched = {n for n, b in budgets.items() if b["datastore_flops"]}
+    assert searched == {"knn_lm", "memory_decoder", "adaptive_alpha"}
+
+
+def test_a_budget_counts_the_model_that_makes_the_keys_of_queries(tiny_experiment, tmp_path):
+    experiment = tiny_experiment(
+        "llama", methods=["base", "knn_lm"], datastore=DatastoreConfig(model="dapt")
+    )
+    base, knn_lm = (record["budget"] for record in run_experiment(experiment, tmp_path).records)
+    assert knn_lm["parameters"] == 2 * base["parameters"]
+    assert knn_lm["flops"] > 0 == base["flops"]
 
 
 def test_every_record_counts_the_test_documents_and_their_copies_in_train(result):

@@ -73,19 +73,23 @@ def test_rows_and_flops_are_the_formula(finished):
     assert found["datastore"].rows == num["train"]
     forward = 2.0 * facts.body_parameters * num["train"] * 32 / 16  # windows overlap
     assert found["datastore"].flops == pytest.approx(forward)
-    assert found["memory"].flops > 3 * 2 * forward
+    # each pass forward and backward through body and head, and once over validation text
+    per_input = 2.0 * (facts.body_parameters + facts.hidden_size * facts.vocab_size)
+    an_epoch = per_input * (3 * num["train"] * 32 / 16 + num["validation"] * 32 / 24)
+    assert found["memory"].flops == pytest.approx(settings["trainer"]["max_epochs"] * an_epoch)
     assert found["base_scores"].rows == num["validation"] + num["test"]
 
 
 def test_each_model_is_planned_at_its_own_size(finished, tmp_path, tiny_model):
-    wide = transformers.LlamaConfig(
-        hidden_size=48,
-        intermediate_size=20,
-        num_hidden_layers=1,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        vocab_size=304,
-    )
+    wide_config = {
+        "hidden_size": 48,
+        "intermediate_size": 20,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "vocab_size": 304,
+    }
+    wide = transformers.LlamaConfig(**wide_config)
     transformers.LlamaForCausalLM(wide).save_pretrained(tmp_path / "wide")
     for file in tiny_model("llama").glob("*token*"):
         shutil.copy(file, tmp_path / "wide")
@@ -95,6 +99,10 @@ def test_each_model_is_planned_at_its_own_size(finished, tmp_path, tiny_model):
     assert keys["datastore"].num_bytes == found["datastore"].rows * (2 * 48 + 12)
     memory = plans(finished, f"memory_decoder.init={tmp_path / 'wide'}")
     assert memory["memory"].num_bytes == 32 * wide.parameters
+    small = transformers.LlamaConfig(**wide_config | {"vocab_size": 204})
+    transformers.LlamaForCausalLM(small).save_pretrained(tmp_path / "small")
+    moved = (f"memory_decoder.init={tmp_path / 'small'}", "memory_decoder.transfer=random")
+    assert plans(finished, *moved)["memory"] == memory["memory"]  # with the base's vocabulary
     shallow = plans(finished, "memory_decoder.blocks=1")["memory"]
     assert shallow.num_bytes == 32 * (own.parameters - own.body_parameters * 2 // 3)
     assert plans(finished, "trainer.max_steps=0")["memory"].flops == 0

@@ -1,11 +1,13 @@
 import json
 import math
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from memdec.corpus.windows import make_windows
+from memdec.pipeline.model_facts import read_model_facts
 from memdec.results.record import parse_record
 
 STAGES = [
@@ -63,6 +65,10 @@ def test_the_records_have_the_fields_that_reports_read(finished):
     trained = records(finished)["memory_decoder"]
     assert trained["budget"]["train_tokens"] == 2 * len(array(finished, "datastore", "values"))
     assert trained["budget"]["flops"] > 0
+    num, width = len(array(finished, "tokens", "train_tokens")), 24
+    llama = read_model_facts(Path(trained["config"]["model"]["source"]))
+    encoded = 2 * 2 * llama.body_parameters * num  # windows overlap
+    assert trained["budget"]["datastore_flops"] == encoded + num**2 * width
     assert len(trained["curves"]["validation"]["step"]) == 2
     assert trained["generation"]["prompt"] == "The licence"
     assert sum(len(d["tokens"]) for d in trained["examples"]) == 20

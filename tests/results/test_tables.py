@@ -1,3 +1,4 @@
+from dataclasses import replace
 from statistics import stdev
 
 import pytest
@@ -154,6 +155,16 @@ def test_the_papers_numbers_stand_in_their_own_column_at_paper_scale_only(make_r
     assert grid(small)[0] == ["base", "20.00", "1"]
 
 
+@pytest.mark.parametrize(
+    ("value", "text"), [(4.2, "4.20"), (4.21, "4.21"), (4.119, "4.119"), (4.1194, "4.119")]
+)
+def test_no_digit_is_added_to_the_papers_numbers(make_record, value, text):
+    given = spec(paper="T99", columns=[Column(label="Big", paper="col", digits=3)])
+    paper = {"T99": replace(PAPER["T99"], rows={"base": [value]})}
+    (table,) = build_tables(given, [make_record(scale="paper")], paper)
+    assert grid(table)[0][2] == text
+
+
 def test_a_column_of_every_scale_shows_the_papers_number_at_paper_scale_only(make_record):
     given = spec(paper="T99", columns=[Column(label="Any", paper="col")])
     paper, small = build_tables(given, [make_record(20.0)], PAPER)
@@ -248,6 +259,24 @@ def test_methods_that_scored_different_tokens_raise_a_warning(make_record):
     records = [make_record(), make_record(method="knn_lm", metrics={"test/num_tokens": 901})]
     (table,) = build_tables(spec(), records, {})
     assert any("different numbers of test tokens (900, 901)" in note for note in table.notes)
+
+
+@pytest.mark.parametrize(("base", "warned"), [(20.0004, True), (20.00004, False)])
+def test_two_copies_of_a_base_raise_a_warning(make_record, base, warned):
+    mixed = {"test/perplexity": 0.8 * base, "test/perplexity_ratio_to_base": 0.8}
+    plain = make_record(metrics={"test/perplexity_ratio_to_base": 1.0})
+    (table,) = build_tables(spec(), [plain, make_record(method="knn_lm", metrics=mixed)], {})
+    words = "Warning: toy-model alone has 20.0000 in some runs of toy and 20.0004 in others"
+    assert any(note.startswith(words) for note in table.notes) == warned
+
+
+@pytest.mark.parametrize(("best", "warned"), [(8.0, True), (4.0, False)])
+def test_a_temperature_at_the_end_of_those_tried_raises_a_warning(make_record, best, warned):
+    config, tuned = {"knn_lm": {"temperatures": [2.0, 8.0, 4.0]}}, {"temperature": best}
+    record = make_record(method="knn_lm", config=config, tuned=tuned)
+    (table,) = build_tables(spec(), [record], {})
+    words = f"the highest temperature tried was the best for {record.id};"
+    assert any(words in note for note in table.notes) == warned
 
 
 @pytest.mark.parametrize(
