@@ -137,7 +137,6 @@ class _Stages:
             found["rows"],
             found["sq_distances"],
             self._values_N[:size],
-            self._config.k,
             TEMPERATURE,
         )
 

@@ -6,7 +6,7 @@ Shape legend: N datastore rows, Q queries, D key width, K neighbors.
 import numpy as np
 from numpy.typing import NDArray
 
-from memdec.artifacts.artifact import ArtifactWriter
+from memdec.artifacts.artifact import Artifact, ArtifactWriter
 from memdec.datastore.search import find_for_queries, find_neighbors
 from memdec.datastore.search_config import SearchConfig
 from memdec.errors import ConfigError
@@ -22,6 +22,23 @@ def check_k(k: int, num_rows: int) -> None:
             f"knn.k is {k:,} but the training text gives {num_rows:,} datastore rows, so at most "
             f"{num_rows - 1:,} neighbors each; lower knn.k or add text."
         )
+
+
+def nearest(
+    found: Artifact, k: int, prefix: str = ""
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Return rows and sq_distances [Q, k] of the k nearest of the cached neighbors.
+
+    Raises:
+        ConfigError: k is above what is cached.
+    """
+    rows_QK, sq_distances_QK = (found.array(prefix + x) for x in ("rows", "sq_distances"))
+    if k > rows_QK.shape[1]:
+        raise ConfigError(
+            f"knn.k is {k:,} but the training text gave each token only {rows_QK.shape[1]:,} "
+            "neighbors; lower knn.k or add text."
+        )
+    return rows_QK[:, :k], sq_distances_QK[:, :k]
 
 
 def build_neighbors(

@@ -105,13 +105,12 @@ def write_targets(
     rows_NK: Array,
     sq_distances_NK: Array,
     values_N: Array,
-    k: int,
     temperature: float,
     threshold: float = 0.0,
     advance: Callable[[int], Any] = lambda num_rows: None,
     lm: LmTargets | None = None,
 ) -> None:
-    """Write the targets of every datastore row from its `k` nearest cached neighbors.
+    """Write the targets of every datastore row from its nearest neighbors.
 
     Writes starts i64 [N+1], token_ids u32 [nnz] and probs f16 [nnz] as .npy files into `out.path`,
     in bounded memory, and notes the number of pairs. Probabilities are rounded to float16 and
@@ -119,16 +118,11 @@ def write_targets(
     `advance(num_rows)` reports progress. With `lm`, a language model's distribution is mixed in.
 
     Raises:
-        ConfigError: k is below 1 or above the cached neighbors, or a knob is out of range.
+        ConfigError: A knob is out of range.
         DataError: The arrays disagree, or a row has no neighbor.
     """
     _check_settings(temperature, threshold)
-    num_rows, num_cached = rows_NK.shape
-    if not 1 <= k <= num_cached:
-        raise ConfigError(
-            f"knn.k must be in 1..{num_cached}, the neighbors cached per row, got {k}; "
-            "raise knn.k_max to cache more."
-        )
+    num_rows, k = rows_NK.shape
     if sq_distances_NK.shape != rows_NK.shape:
         raise DataError(
             f"rows {rows_NK.shape} and sq_distances {sq_distances_NK.shape} must be alike."
@@ -136,9 +130,9 @@ def write_targets(
     values = np.asarray(values_N)
 
     def read(first: int, stop: int) -> tuple[Array, Array]:
-        rows = rows_NK[first:stop, :k]
+        rows = rows_NK[first:stop]
         found = rows >= 0
-        sq_distances = np.where(found, sq_distances_NK[first:stop, :k], np.float32(np.inf))
+        sq_distances = np.where(found, sq_distances_NK[first:stop], np.float32(np.inf))
         tokens = values[np.where(found, rows, 0)]
         if lm is None:
             return sq_distances, tokens

@@ -12,7 +12,7 @@ from memdec.training.config import TrainerConfig
 class KnnLmConfig:
     """kNN-LM (Khandelwal et al. 2020): search at inference; alpha is its lambda."""
 
-    temperatures: list[float] = field(default_factory=lambda: [2.0**i for i in range(8)])
+    temperatures: list[float] = field(default_factory=lambda: [1.0, 2.0, 4.0, 8.0, 16.0, 32.0])
     """Temperatures tried on validation, each with its own exact alpha; all above 0."""
     alpha: float | str = "validation"
     """The retriever's share in the mixture: a number in [0, 1], or validation."""

@@ -66,8 +66,8 @@ class MethodInputs:
     artifacts: Mapping[str, Artifact]
     config: Any
     """The method's own section of the experiment."""
-    k: int = 1024
-    """Neighbors per position; at least so many are cached."""
+    k: int
+    """Neighbors per position."""
 
 
 class Method(ABC):

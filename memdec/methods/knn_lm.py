@@ -6,6 +6,7 @@ Shape legend: Q queries, K neighbors.
 import numpy as np
 from numpy.typing import NDArray
 
+from memdec.datastore.neighbors import nearest
 from memdec.methods.contract import (
     SPLITS,
     AdaptedLM,
@@ -42,11 +43,9 @@ class KnnLm(Method):
 def _knn_scores(inputs: MethodInputs, temperature: float) -> Scores:
     artifacts = inputs.artifacts
     values_N = np.asarray(artifacts["datastore"].array("values"))
-    neighbors = artifacts["query_neighbors"]
     return {
         split: gold_knn_log_probs(
-            neighbors.array(f"{split}_rows")[:, : inputs.k],
-            neighbors.array(f"{split}_sq_distances")[:, : inputs.k],
+            *nearest(artifacts["query_neighbors"], inputs.k, f"{split}_"),
             values_N,
             np.asarray(artifacts["tokens"].array(f"{split}_tokens")[1:]),
             temperature,

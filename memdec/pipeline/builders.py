@@ -97,11 +97,10 @@ def datastore(job: "Job", out: ArtifactWriter, shard: Shard = WHOLE) -> None:
 
 def neighbors(job: "Job", out: ArtifactWriter, shard: Shard = WHOLE) -> None:
     """Search the training text, or a shard of its rows, among all of it."""
-    from memdec.datastore.neighbors import build_neighbors, check_k
+    from memdec.datastore.neighbors import build_neighbors
 
     store, config = job.artifact("datastore"), job.experiment
     keys = store.array("keys")
-    check_k(config.knn.k, len(keys))  # a datastore made for a smaller k is reused
     part = shard.of(len(keys))
     build_neighbors(
         out, keys, store.array("values"), config.knn.k_max, config.search, part, _device(job)
@@ -132,7 +131,7 @@ def train_scores(job: "Job", out: ArtifactWriter) -> None:
 
 def query_neighbors(job: "Job", out: ArtifactWriter) -> None:
     """Search validation and test against the training text."""
-    from memdec.datastore.neighbors import build_query_neighbors, check_k
+    from memdec.datastore.neighbors import build_query_neighbors
 
     if job.experiment.datastore.model == "base":
         scores = job.artifact("base_scores")
@@ -142,17 +141,17 @@ def query_neighbors(job: "Job", out: ArtifactWriter) -> None:
         queries = {split: _encode(job, lm, split, out.scratch / split) for split in SPLITS}
     store, config = job.artifact("datastore"), job.experiment
     keys, values = store.array("keys"), store.array("values")
-    check_k(config.knn.k, len(keys))
     build_query_neighbors(out, queries, keys, values, config.knn.k_max, config.search, _device(job))
 
 
 def targets(job: "Job", out: ArtifactWriter, shard: Shard = WHOLE) -> None:
     """Make the kNN distributions of the training text, or of a shard of its rows."""
+    from memdec.datastore.neighbors import nearest
     from memdec.datastore.targets import LmTargets, write_targets
     from memdec.progress import track
 
-    found, knn = job.artifact("neighbors"), job.experiment.knn
-    rows = found.array("rows")
+    knn = job.experiment.knn
+    rows, sq_distances = nearest(job.artifact("neighbors"), knn.k)
     part = shard.of(len(rows))
     lm = None
     if knn.lm_share > 0:
@@ -166,9 +165,8 @@ def targets(job: "Job", out: ArtifactWriter, shard: Shard = WHOLE) -> None:
         write_targets(
             out,
             rows[part.start : part.stop],
-            found.array("sq_distances")[part.start : part.stop],
+            sq_distances[part.start : part.stop],
             job.artifact("datastore").array("values"),
-            knn.k,
             knn.temperature,
             knn.threshold,
             advance,

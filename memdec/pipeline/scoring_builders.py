@@ -33,21 +33,20 @@ def mixture_scores(job: "Job", out: ArtifactWriter) -> None:
 
 def fidelity(job: "Job", out: ArtifactWriter) -> None:
     """Compare the memory with the kNN distributions of the test text."""
+    from memdec.datastore.neighbors import nearest
     from memdec.evaluation.fidelity import write_fidelity
     from memdec.models.loading import pick_device
     from memdec.models.memory import load_memory
 
     config, knn = job.experiment.model, job.experiment.knn
     path = job.plugged_memory or job.artifact("memory").path / "export"
-    found = job.artifact("query_neighbors")
     write_fidelity(
         out,
         load_memory(path, config.dtype, pick_device(config.device)),
         stream_of(job, "test"),
         windows_of(job, "test"),
         load_tokenizer_of(job)[1],
-        found.array("test_rows")[:, : knn.k],
-        found.array("test_sq_distances")[:, : knn.k],
+        *nearest(job.artifact("query_neighbors"), knn.k, "test_"),
         np.asarray(job.artifact("datastore").array("values")),
         knn.temperature,
         config.batch_size,

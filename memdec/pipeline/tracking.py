@@ -30,8 +30,7 @@ def tracked(experiment: Experiment, rank: int = 0) -> Iterator[Report]:
         config=flatten(experiment.facts()),
     )
     run.define_metric("trainer/global_step")
-    run.define_metric("train/*", step_metric="trainer/global_step")
-    run.define_metric("validation/*", step_metric="trainer/global_step")
+    run.define_metric("*", step_metric="trainer/global_step")  # DAPT's and LoRA's have a prefix
     try:
         yield lambda record: run.summary.update(summary(record))
     except BaseException:

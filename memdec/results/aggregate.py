@@ -28,6 +28,8 @@ _HOUSEKEEPING = (
     "trainer.strategy",
 )
 _PRESENTATION = ("evaluation.",)
+_ONE_METHODS_OWN = {"knn_lm", "lora", "in_context_rag", "dapt_memory", "memory_mixture"}
+"""Sections that no other method's numbers depend on; their names are their methods'."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +86,12 @@ def split_variants(records: list[Record], metric: str) -> list[tuple[str, list[R
     Settings that change nothing, such as beta for the base model, make no variant.
     """
     flat = {record.id: flatten(record.config) for record in records}
-    keys = sorted({key for facts in flat.values() for key in facts if not _is_housekeeping(key)})
+    others = _ONE_METHODS_OWN - {record.method for record in records}
+    keys = sorted(
+        key
+        for key in {key for facts in flat.values() for key in facts}
+        if not _is_housekeeping(key) and key.partition(".")[0] not in others
+    )
     varied = [k for k in keys if len({repr(flat[r.id].get(k)) for r in records}) > 1]
     groups: dict[tuple[str, ...], list[Record]] = {}
     for record in records:

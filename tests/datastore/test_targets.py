@@ -184,7 +184,8 @@ def test_the_files_hold_the_distributions(tmp_path, slow, monkeypatch):
     rows_NK[4, 3:], sq_distances_NK[4, 3:] = -1, np.inf
     values_N = draw.integers(0, 5, 11).astype(np.uint32)
     out, done = Out(tmp_path), []
-    write_targets(out, rows_NK, sq_distances_NK, values_N, 5, 0.7, 0.01, done.append)
+    nearest = rows_NK[:, :5], sq_distances_NK[:, :5]
+    write_targets(out, *nearest, values_N, 0.7, 0.01, done.append)
     starts, ids, probs = out.read()
     assert (starts.dtype, ids.dtype, probs.dtype) == (np.int64, np.uint32, np.float16)
     assert (out.facts["num_pairs"], sum(done)) == (len(ids), 11)
@@ -199,16 +200,10 @@ def test_the_files_hold_the_distributions(tmp_path, slow, monkeypatch):
 def test_what_float16_flushes_to_zero_is_not_stored(tmp_path):
     out = Out(tmp_path)
     sq_distances_NK = np.array([[0.0, 10.0, 20.0]], np.float32)  # e-20 is 2e-9
-    write_targets(out, np.array([[0, 1, 2]]), sq_distances_NK, np.array([5, 6, 7]), 3, 1.0)
+    write_targets(out, np.array([[0, 1, 2]]), sq_distances_NK, np.array([5, 6, 7]), 1.0)
     starts, ids, probs = out.read()
     assert (starts.tolist(), ids.tolist()) == ([0, 2], [5, 6])
     assert probs.min() > 0
-
-
-def test_k_beyond_the_cached_neighbors_is_refused(tmp_path):
-    rows_NK = np.zeros((2, 3), np.int32)
-    with pytest.raises(ConfigError, match=r"knn\.k must be in 1\.\.3.*got 4"):
-        write_targets(Out(tmp_path), rows_NK, rows_NK.astype(np.float32), np.zeros(2), 4, 1.0)
 
 
 def test_a_language_model_takes_its_share(tmp_path):
@@ -222,7 +217,7 @@ def test_a_language_model_takes_its_share(tmp_path):
     probs_NL = draw.dirichlet(np.ones(num_top), num_rows) * 0.9
     lm = LmTargets(ids_NL, np.log(probs_NL).astype(np.float16), 0.3)
     out = Out(tmp_path)
-    write_targets(out, rows_NK, sq_distances_NK, values_N, k, 2.0, lm=lm)
+    write_targets(out, rows_NK, sq_distances_NK, values_N, 2.0, lm=lm)
     starts, ids, probs = (np.load(tmp_path / f"{n}.npy") for n in ("starts", "token_ids", "probs"))
     for n in range(num_rows):
         weights = np.exp(-sq_distances_NK[n].astype(float) / 2) * (rows_NK[n] >= 0)

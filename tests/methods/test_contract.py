@@ -44,7 +44,7 @@ def test_the_registry_and_the_configuration_know_the_same_methods():
 
 
 def test_the_base_has_nothing_to_mix_in(scores):
-    inputs = MethodInputs({"base_scores": scores("base_scores", -1.0)}, None)
+    inputs = MethodInputs({"base_scores": scores("base_scores", -1.0)}, None, k=1)
     adapted = METHODS["base"].adapt(inputs)
     assert adapted.candidates == ()
     assert adapted.lm["test"].tolist() == [-1, -1, -1]
@@ -59,7 +59,7 @@ def test_the_memory_is_the_one_candidate(scores, artifact):
         "memory_scores": scores("memory_scores", -2.0),
         "memory": artifact("memory"),
     }
-    adapted = METHODS["memory_decoder"].adapt(MethodInputs(artifacts, Section))
+    adapted = METHODS["memory_decoder"].adapt(MethodInputs(artifacts, Section, k=1))
     (candidate,) = adapted.candidates
     assert candidate.scores["validation"].tolist() == [-2, -2]
     assert adapted.alpha == 0.25
@@ -82,7 +82,9 @@ def test_knn_lm_offers_each_temperature_from_the_same_neighbors(scores, artifact
         ),
     }
     config = KnnLmConfig(temperatures=[1.0, 8.0])
-    adapted = METHODS["knn_lm"].adapt(MethodInputs(artifacts, config))
+    with pytest.raises(ConfigError, match=r"knn\.k is 3 but .* each token only 2 neighbors"):
+        METHODS["knn_lm"].adapt(MethodInputs(artifacts, config, k=3))
+    adapted = METHODS["knn_lm"].adapt(MethodInputs(artifacts, config, k=2))
     assert [c.settings for c in adapted.candidates] == [{"temperature": 1.0}, {"temperature": 8.0}]
     for candidate, temperature in zip(adapted.candidates, (1.0, 8.0), strict=True):
         far = np.exp(-8 / temperature)

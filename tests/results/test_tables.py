@@ -234,6 +234,17 @@ def test_settings_that_change_no_number_make_no_variant(make_record):
     assert grid(table)[0] == ["base", "20.00", "1"]  # one seed, whatever the number of runs
 
 
+@pytest.mark.parametrize(("method", "rows"), [("memory_decoder", 1), ("knn_lm", 2)])
+def test_another_methods_settings_make_no_variant(make_record, method, rows):
+    records = [
+        make_record(
+            20.0 + seed, method=method, seed=seed, config={"knn_lm": {"temperatures": [seed]}}
+        )
+        for seed in (1, 2)
+    ]
+    assert len(split_variants(records, "test/perplexity")) == rows
+
+
 @pytest.mark.parametrize(("other", "variants"), [(20.0000003, 1), (20.001, 2)])
 def test_two_machines_rounding_makes_no_variant(make_record, other, variants):
     records = [

@@ -102,7 +102,7 @@ def test_two_agents_share_a_sweep(double, swept):
 
 
 def test_an_offline_run_is_synced_later(double, environment, tiny_experiment):
-    command = ["memdec", "run", "tiny.yaml", "logger=wandb", "methods=[base]"]
+    command = ["memdec", "run", "tiny.yaml", "logger=wandb", "methods=[base,dapt]"]
     run(command, tiny_experiment, environment | {"WANDB_MODE": "offline"})
     assert not double.runs
     (folder,) = tiny_experiment.glob("wandb/offline-run-*")
@@ -110,7 +110,11 @@ def test_an_offline_run_is_synced_later(double, environment, tiny_experiment):
     (synced,) = double.runs.values()
     assert synced.state == "finished"
     assert synced.config["model.source"]
-    assert synced.summary["test/perplexity"] == synced.summary["base/test/perplexity"] > 0
+    assert synced.summary["test/perplexity"] == synced.summary["dapt/test/perplexity"] > 0
+    # every curve, whatever its prefix, is drawn over the training step
+    assert any("dapt-train/loss" in entry for entry in synced.history)
+    step, curves = synced.config["_wandb"]["m"]  # W&B's numbers: 1 name, 2 pattern, 5 x-axis
+    assert (step["1"], curves["2"], curves["5"]) == ("trainer/global_step", "*", 1)
 
 
 def test_nothing_of_wandb_is_imported_unless_asked_for(environment, tiny_experiment):
