@@ -93,18 +93,21 @@ def _test_documents(records: list[Record]) -> list[str]:
     """Say how many texts the numbers rest on, and how many of them training saw.
 
     A cut at so many tokens takes other documents where a model tokenizes otherwise: the models of
-    a topic are then named.
+    a topic are then named. Of training texts of several sizes the least and the most are given.
     """
+    trained: dict[tuple[str, str], list[float]] = {}
     newest: dict[tuple[str, str], tuple[str, str, float]] = {}
     for record in _oldest_first(records):
         metrics = record.metrics
         if "test/num_documents" not in metrics:
             continue
         count = f"{metrics['test/num_documents']:g}"
-        if "train/num_documents" in metrics:
-            train, validation = (metrics[f"{s}/num_documents"] for s in ("train", "validation"))
-            count += f" (train {train:g}, validation {validation:g})"
         model = last_part(field_of(record, "config.model.source"))
+        if "train/num_documents" in metrics:
+            train = trained.setdefault((record.experiment, model), [])
+            train.append(metrics["train/num_documents"])
+            ends = " to ".join(dict.fromkeys(f"{end:g}" for end in (min(train), max(train))))
+            count += f" (train {ends}, validation {metrics['validation/num_documents']:g})"
         newest[record.experiment, model] = record.topic, count, metrics["test/documents_in_train"]
     if not newest:
         return []

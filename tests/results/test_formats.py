@@ -119,6 +119,14 @@ def test_notes_count_the_test_documents_and_name_those_in_train(make_record):
     ]
     others = {"train/num_documents": 7.0, "validation/num_documents": 5.0}
     assert "law 10, tax 11 (train 7, validation 5)." in note(others)[0]
+    sizes = [
+        make_record(
+            metrics=others
+            | {"train/num_documents": n, "test/num_documents": 3.0, "test/documents_in_train": 0.0}
+        )
+        for n in (17.0, 8.0, 12.0)
+    ]
+    assert "Toy experiment 3 (train 8 to 17, validation 5)." in notes_of(sizes, [])[0]
 
 
 def test_the_models_of_a_topic_are_named_where_their_documents_differ(make_record):
