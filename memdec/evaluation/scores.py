@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from memdec.artifacts.artifact import ArtifactWriter
 from memdec.corpus.windows import Window
 from memdec.datastore.build import check_f16
 from memdec.datastore.encoder import capture
 from memdec.models.batches import window_batches
-from memdec.models.loading import body_output
+from memdec.models.memory import MemoryDecoder
 from memdec.models.scoring import score_hidden
 from memdec.models.tokenizer import TokenRules
 from memdec.progress import track
@@ -31,12 +31,10 @@ def score_split(
     tokens: NDArray[np.uint32],
     windows: list[Window],
     rules: TokenRules,
+    decoder: MemoryDecoder,
     *,
-    body: nn.Module,
-    head_OD: Tensor,
-    output_ids_O: Tensor | None,
     batch_size: int,
-    key_layer: str | None,
+    key_layer: str | None = None,
     num_top: int = TOP_TOKENS,
 ) -> None:
     """Write SPLIT_gold_log_probs and SPLIT_entropies f32 [N], and the top tokens.
@@ -47,9 +45,8 @@ def score_split(
     With `key_layer`, the same forward pass also leaves SPLIT_keys f16 [N, D].
     """
     num_rows = len(tokens) - 1
+    head_OD, ids_O = decoder.head(rules.vocab_size), decoder.output_ids_O
     device = head_OD.device
-    if output_ids_O is None:
-        head_OD = head_OD[: rules.vocab_size]
     num_top = min(num_top, head_OD.shape[0])
     gold = out.array(f"{split}_gold_log_probs", (num_rows,), np.float32)
     entropies = out.array(f"{split}_entropies", (num_rows,), np.float32)
@@ -59,10 +56,9 @@ def score_split(
     with track(num_rows, "tokens", f"scoring {split}") as advance:
         for batch in window_batches(tokens, windows, batch_size, rules):
             scored_BT = batch.scored_BT.to(device)
-            hidden_BTD, keys_BTD = _forward(body, batch.inputs_BT.to(device), key_layer)
-            scores = score_hidden(
-                hidden_BTD[scored_BT], head_OD, batch.gold_N.to(device), output_ids_O, num_top
-            )
+            hidden_BTD, keys_BTD = _forward(decoder, batch.inputs_BT.to(device), key_layer)
+            gold_N = batch.gold_N.to(device)
+            scores = score_hidden(hidden_BTD[scored_BT], head_OD, gold_N, ids_O, num_top)
             gold[batch.rows_N] = scores.gold_log_probs_N.cpu().numpy()
             entropies[batch.rows_N] = scores.entropies_N.cpu().numpy()
             top_ids[batch.rows_N] = scores.top_ids_NK.cpu().numpy()
@@ -76,9 +72,11 @@ def score_split(
             advance(len(batch.rows_N))
 
 
-def _forward(body: nn.Module, inputs_BT: Tensor, layer: str | None) -> tuple[Tensor, Tensor | None]:
+def _forward(
+    decoder: MemoryDecoder, inputs_BT: Tensor, layer: str | None
+) -> tuple[Tensor, Tensor | None]:
     if layer is None:
-        return body_output(body, inputs_BT), None
-    with capture(body, layer, stop=False) as captured:
-        hidden_BTD = body_output(body, inputs_BT)
+        return decoder(inputs_BT), None
+    with capture(decoder.lm, layer, stop=False) as captured:
+        hidden_BTD = decoder(inputs_BT)
     return hidden_BTD, captured.hidden_BTD

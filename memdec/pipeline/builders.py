@@ -12,6 +12,7 @@ from memdec.pipeline.model_facts import read_model_facts
 from memdec.pipeline.shards import WHOLE, Shard
 
 if TYPE_CHECKING:
+    from memdec.models.memory import MemoryDecoder
     from memdec.models.tokenizer import TokenRules
     from memdec.pipeline.job import Job
 
@@ -54,23 +55,9 @@ def tokens(job: "Job", out: ArtifactWriter) -> None:
 
 def base_scores(job: "Job", out: ArtifactWriter) -> None:
     """Score validation and test with the base; keep its keys as queries."""
-    from memdec.evaluation.scores import score_split
-    from memdec.models.loading import head_weight
+    from memdec.models.memory import MemoryDecoder
 
-    lm, (_, rules) = base_of(job), load_tokenizer_of(job)
-    for split in SPLITS:
-        score_split(
-            out,
-            split,
-            stream_of(job, split),
-            windows_of(job, split),
-            rules,
-            body=lm,
-            head_OD=head_weight(lm),
-            output_ids_O=None,
-            batch_size=job.experiment.model.batch_size,
-            key_layer=job.experiment.datastore.layer,
-        )
+    score(job, out, MemoryDecoder(base_of(job), None), key_layer=job.experiment.datastore.layer)
 
 
 def datastore(job: "Job", out: ArtifactWriter, shard: Shard = WHOLE) -> None:
@@ -110,23 +97,10 @@ def neighbors(job: "Job", out: ArtifactWriter, shard: Shard = WHOLE) -> None:
 
 def train_scores(job: "Job", out: ArtifactWriter) -> None:
     """Score the training text with the key model, for targets that mix its own distribution in."""
-    from memdec.evaluation.scores import score_split
-    from memdec.models.loading import head_weight
+    from memdec.models.memory import MemoryDecoder
 
-    lm = _key_model(job)
-    score_split(
-        out,
-        "train",
-        stream_of(job, "train"),
-        windows_of(job, "train"),
-        load_tokenizer_of(job)[1],
-        body=lm,
-        head_OD=head_weight(lm),
-        output_ids_O=None,
-        batch_size=job.experiment.model.batch_size,
-        key_layer=None,
-        num_top=LM_TARGET_TOKENS,
-    )
+    decoder = MemoryDecoder(_key_model(job), None)
+    score(job, out, decoder, splits=("train",), num_top=LM_TARGET_TOKENS)
 
 
 def query_neighbors(job: "Job", out: ArtifactWriter) -> None:
@@ -208,6 +182,30 @@ def rag_scores(job: "Job", out: ArtifactWriter) -> None:
             batch_size=job.experiment.model.batch_size,
         )
     out.info(num_passages=len(passages))
+
+
+def score(
+    job: "Job",
+    out: ArtifactWriter,
+    decoder: "MemoryDecoder",
+    splits: tuple[str, ...] = SPLITS,
+    **options: Any,
+) -> None:
+    """Score splits with a decoder; `options` are those of `score_split`."""
+    from memdec.evaluation.scores import score_split
+
+    rules, batch_size = load_tokenizer_of(job)[1], job.experiment.model.batch_size
+    for split in splits:
+        score_split(
+            out,
+            split,
+            stream_of(job, split),
+            windows_of(job, split),
+            rules,
+            decoder,
+            batch_size=batch_size,
+            **options,
+        )
 
 
 def _key_model(job: "Job") -> Any:

@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from memdec.artifacts.artifact import ArtifactWriter
-from memdec.pipeline.builders import SPLITS, load_tokenizer_of, stream_of, windows_of
+from memdec.pipeline.builders import SPLITS, load_tokenizer_of, score, stream_of, windows_of
 
 if TYPE_CHECKING:
-    from memdec.models.memory import MemoryDecoder
     from memdec.pipeline.job import Job
 
 
@@ -72,7 +71,7 @@ def lora_scores(job: "Job", out: ArtifactWriter) -> None:
     config = job.experiment.model
     adapter = job.artifact("lora").path / "export"
     lm = load_lora(adapter, job.model_path, config.dtype, pick_device(config.device))
-    _score(job, out, MemoryDecoder(lm, None))
+    score(job, out, MemoryDecoder(lm, None))
 
 
 def _score_export(job: "Job", out: ArtifactWriter, path: Path) -> None:
@@ -80,22 +79,4 @@ def _score_export(job: "Job", out: ArtifactWriter, path: Path) -> None:
     from memdec.models.memory import load_memory
 
     config = job.experiment.model
-    _score(job, out, load_memory(path, config.dtype, pick_device(config.device)))
-
-
-def _score(job: "Job", out: ArtifactWriter, decoder: "MemoryDecoder") -> None:
-    from memdec.evaluation.scores import score_split
-
-    for split in SPLITS:
-        score_split(
-            out,
-            split,
-            stream_of(job, split),
-            windows_of(job, split),
-            load_tokenizer_of(job)[1],
-            body=decoder.lm,
-            head_OD=decoder.head(),
-            output_ids_O=decoder.output_ids_O,
-            batch_size=job.experiment.model.batch_size,
-            key_layer=None,
-        )
+    score(job, out, load_memory(path, config.dtype, pick_device(config.device)))

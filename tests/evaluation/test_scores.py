@@ -11,6 +11,7 @@ from memdec.corpus.windows import make_windows
 from memdec.datastore.encoder import encode
 from memdec.evaluation.scores import TOP_TOKENS, score_split
 from memdec.models.loading import head_weight, load_causal_lm, load_tokenizer
+from memdec.models.memory import MemoryDecoder
 from memdec.models.tokenizer import read_token_rules
 
 BLOCK, STRIDE, NUM_TOKENS = 9, 4, 30
@@ -39,7 +40,7 @@ def slow_log_probs(lm, ids, outputs):
     return (logits_V + allowed_V).log_softmax(0).numpy()
 
 
-def score(folder, tokens, rules, lm, head_OD, outputs=None, key_layer=None):
+def score(folder, tokens, rules, lm, outputs=None, key_layer=None):
     writer = ArtifactWriter(folder / ".part")
     writer.clear()
     score_split(
@@ -48,9 +49,7 @@ def score(folder, tokens, rules, lm, head_OD, outputs=None, key_layer=None):
         tokens,
         make_windows(NUM_TOKENS, BLOCK, STRIDE),
         rules,
-        body=lm,
-        head_OD=head_OD,
-        output_ids_O=outputs,
+        MemoryDecoder(lm, outputs),
         batch_size=2,
         key_layer=key_layer,
     )
@@ -65,9 +64,8 @@ def test_every_token_gets_its_log_prob_in_its_window(
     lm = load_causal_lm(tiny_model(kind), "float32", torch.device("cpu"))
     rules = read_token_rules(load_tokenizer(tiny_model(kind)))
     outputs = torch.unique(torch.tensor(tokens[:20].astype(np.int64)))
-    head_OD = head_weight(lm)[outputs] if restricted else head_weight(lm)
     layer = "last_ffn_input"
-    writer = score(tmp_path, tokens, rules, lm, head_OD, outputs if restricted else None, layer)
+    writer = score(tmp_path, tokens, rules, lm, outputs if restricted else None, layer)
     made = writer.seal(tmp_path / "s" / ("a" * 16), "s", "a" * 16, {})
     gold_N, top_NK = made.array("test_gold_log_probs"), made.array("test_top_ids")
     assert (gold_N.shape, gold_N.dtype) == ((NUM_TOKENS - 1,), np.float32)
@@ -100,8 +98,8 @@ def test_tokens_that_only_pad_a_head_get_no_probability(tiny_model, tokens, tmp_
     for number, width in enumerate((0, 3, 70)):
         padding_PD = 2 * head_VD[:width]  # as likely as any token
         padded = replace(rules, vocab_size=len(head_VD))
-        head_OD = torch.cat([head_VD, padding_PD])
-        writer = score(tmp_path / str(number), tokens, padded, lm, head_OD)
+        lm.lm_head.weight = torch.nn.Parameter(torch.cat([head_VD, padding_PD]))
+        writer = score(tmp_path / str(number), tokens, padded, lm)
         found.append(
             [np.load(writer.path / f"test_{n}.npy") for n in ("gold_log_probs", "top_ids")]
         )
@@ -119,11 +117,8 @@ def test_without_a_layer_no_keys_are_written(tiny_model, tokens, tmp_path):
         tokens,
         make_windows(NUM_TOKENS, BLOCK, STRIDE),
         read_token_rules(load_tokenizer(tiny_model("llama"))),
-        body=lm,
-        head_OD=head_weight(lm)[:2],
-        output_ids_O=torch.tensor([0, 1]),
+        MemoryDecoder(lm, torch.tensor([0, 1])),
         batch_size=4,
-        key_layer=None,
     )
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "validation_entropies.npy",
