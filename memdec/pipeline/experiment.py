@@ -104,6 +104,13 @@ class Experiment:
         if "in_context_rag" in self.methods:
             self.in_context_rag.check_window(self.corpus.block_size)
 
+    def options_of(self, stage: str) -> TrainerConfig:
+        """Return the options of a stage that trains, those of its own section in their place."""
+        if stage == "memory":
+            return self.trainer
+        options: TrainerConfig = getattr(self, stage).options(self.trainer)
+        return options
+
     def facts(self) -> dict[str, Any]:
         """Return the whole configuration as plain data."""
         return asdict(self)

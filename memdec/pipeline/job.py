@@ -156,8 +156,7 @@ class Job:
         """Return the settings that a stage reads, by their dotted keys."""
         settings = self.experiment.facts()
         if name in FINE_TUNED:  # what their own section replaces must not count
-            section = getattr(self.experiment, name)
-            settings["trainer"] = asdict(section.options(self.experiment.trainer))
+            settings["trainer"] = asdict(self.experiment.options_of(name))
         return {key: _setting(settings, key) for key in STAGES[name].reads}
 
     def _facts(self, name: str) -> dict[str, Any]:

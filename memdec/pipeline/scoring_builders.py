@@ -52,14 +52,9 @@ def fidelity(job: "Job", out: ArtifactWriter) -> None:
     )
 
 
-def dapt_scores(job: "Job", out: ArtifactWriter) -> None:
-    """Score validation and test with the fine-tuned base."""
-    _score_export(job, out, job.artifact("dapt").path / "export")
-
-
-def dapt_memory_scores(job: "Job", out: ArtifactWriter) -> None:
-    """Score validation and test with the base fine-tuned to be a memory."""
-    _score_export(job, out, job.artifact("dapt_memory").path / "export")
+def fine_tuned_scores(job: "Job", out: ArtifactWriter, stage: str) -> None:
+    """Score validation and test with the base that a stage fine-tuned."""
+    _score_export(job, out, job.artifact(stage).path / "export")
 
 
 def lora_scores(job: "Job", out: ArtifactWriter) -> None:

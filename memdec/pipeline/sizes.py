@@ -72,7 +72,7 @@ def read_sizes(job: Job, train_tokens: int | None, stages: Sequence[str]) -> Siz
 
     Given `train_tokens`, the training text counts as so long.
     """
-    experiment, corpus, trainer = job.experiment, job.experiment.corpus, job.experiment.trainer
+    experiment, corpus = job.experiment, job.experiment.corpus
     tokens = _token_counts(job)
     if train_tokens is not None:
         tokens["train"] = train_tokens
@@ -95,10 +95,7 @@ def read_sizes(job: Job, train_tokens: int | None, stages: Sequence[str]) -> Siz
         lm_targets=LM_TARGET_TOKENS if experiment.knn.lm_share > 0 else 0,
         num_memories=len(experiment.memory_mixture.memories),
         rag_passes=_rag_passes(job, facts.max_positions),
-        epochs={
-            "memory": epochs(trainer),
-            **{name: epochs(getattr(experiment, name).options(trainer)) for name in FINE_TUNED},
-        },
+        epochs={name: epochs(experiment.options_of(name)) for name in ("memory", *FINE_TUNED)},
     )
 
 

@@ -5,6 +5,7 @@ Torch-free: builders import what they need when they run, so that planning is in
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from memdec.methods.contract import Method
 from memdec.pipeline import builders, scoring_builders, training_builders
@@ -99,7 +100,7 @@ _DAPT = Stage(
     label="fine-tuning all of the base",
     reads=_TRAINING,
     needs=_needs("model", "tokens"),
-    build=training_builders.dapt,
+    build=partial(training_builders.fine_tune, stage="dapt"),
     resumable=True,
     collective=True,
 )
@@ -108,7 +109,7 @@ _DAPT_SCORES = Stage(
     label="scoring validation and test with the fine-tuned base",
     reads=(*_FORWARD, "corpus.stride"),
     needs=_needs("dapt", "tokens"),
-    build=scoring_builders.dapt_scores,
+    build=partial(scoring_builders.fine_tuned_scores, stage="dapt"),
     schema=2,
 )
 STAGES: dict[str, Stage] = {
@@ -220,7 +221,7 @@ STAGES: dict[str, Stage] = {
             name="dapt_memory",
             label="fine-tuning all of the base to be a memory",
             twin="dapt",
-            build=training_builders.dapt_memory,
+            build=partial(training_builders.fine_tune, stage="dapt_memory"),
         ),
         replace(
             _DAPT_SCORES,
@@ -228,7 +229,7 @@ STAGES: dict[str, Stage] = {
             label="scoring validation and test with the fine-tuned memory",
             twin="dapt_scores",
             needs=_needs("dapt_memory", "tokens"),
-            build=scoring_builders.dapt_memory_scores,
+            build=partial(scoring_builders.fine_tuned_scores, stage="dapt_memory"),
         ),
         Stage(
             name="lora",

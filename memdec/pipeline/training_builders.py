@@ -1,7 +1,6 @@
 """Builders of the stages that train a model: the memory, DAPT and LoRA."""
 
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,8 @@ from memdec.pipeline.model_facts import read_model_facts
 from memdec.training.config import MemoryDecoderConfig, TrainerConfig
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from memdec.models.memory import MemoryDecoder
     from memdec.models.tokenizer import TokenRules
     from memdec.pipeline.job import Job
@@ -20,18 +21,6 @@ if TYPE_CHECKING:
 
 PLAIN_LOSS = MemoryDecoderConfig(beta=0.0, vocabulary="full")
 """A memory without kNN targets over all tokens: the LM loss."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Training:
-    """What the stages that train do not share."""
-
-    stage: str
-    decoder: "MemoryDecoder"
-    config: MemoryDecoderConfig
-    options: TrainerConfig
-    validate: "Validate"
-    facts: dict[str, Any]
 
 
 def memory(job: "Job", out: ArtifactWriter) -> None:
@@ -47,15 +36,15 @@ def memory(job: "Job", out: ArtifactWriter) -> None:
         return {"validation/perplexity": float(np.exp(nll)), "validation/alpha": alpha}
 
     job.release_models()
-    training = _Training(
-        stage="memory",
-        decoder=_initial_memory(job),
+    _fit(
+        job,
+        out,
+        "memory",
+        _initial_memory(job),
         config=job.experiment.memory_decoder,
-        options=job.experiment.trainer,
         validate=validate,
-        facts={"trained_with": _settings_behind_memory(job)},
+        trained_with=_settings_behind_memory(job),
     )
-    _fit(job, out, training)
 
 
 def _settings_behind_memory(job: "Job") -> dict[str, Any]:
@@ -68,22 +57,13 @@ def _settings_behind_memory(job: "Job") -> dict[str, Any]:
     return named | job.reads("datastore") | job.reads("targets") | job.reads("memory")
 
 
-def dapt(job: "Job", out: ArtifactWriter) -> None:
-    """Train all of the base with the LM loss and export it."""
-    _fine_tune(job, out, "dapt")
-
-
-def dapt_memory(job: "Job", out: ArtifactWriter) -> None:
-    """Train all of the base as `dapt` does, with the settings of DAPT as a memory."""
-    _fine_tune(job, out, "dapt_memory")
-
-
-def _fine_tune(job: "Job", out: ArtifactWriter, stage: str) -> None:
+def fine_tune(job: "Job", out: ArtifactWriter, stage: str) -> None:
+    """Train all of the base with the LM loss, as the stage's own section says, and export it."""
     from memdec.models.memory import MemoryDecoder, initial_lm
 
     job.release_models()
     lm = initial_lm(job.model_path, from_scratch=False, seed=job.experiment.seed)
-    _fit(job, out, _plain(stage, MemoryDecoder(lm, None), job, {}))
+    _fit(job, out, stage, MemoryDecoder(lm, None))
 
 
 def lora(job: "Job", out: ArtifactWriter) -> None:
@@ -98,52 +78,52 @@ def lora(job: "Job", out: ArtifactWriter) -> None:
     budget = config.budget_parameters or _memory_parameters(job)
     rank = solve_rank(per_rank, budget)
     add_lora(lm, rank, config.scale, seed)
-    facts = {"rank": rank, "trained_parameters": rank * per_rank, "budget_parameters": budget}
-    print(f"LoRA: rank {rank}, {rank * per_rank:,} of {budget:,} parameters", file=sys.stderr)
-    _fit(job, out, _plain("lora", MemoryDecoder(lm, None), job, facts))
+    trained = rank * per_rank
+    print(f"LoRA: rank {rank}, {trained:,} of {budget:,} parameters", file=sys.stderr)
+    decoder = MemoryDecoder(lm, None)
+    _fit(job, out, "lora", decoder, rank=rank, trained_parameters=trained, budget_parameters=budget)
 
 
-def _plain(stage: str, decoder: "MemoryDecoder", job: "Job", facts: dict[str, Any]) -> _Training:
-    import torch
-
-    def validate(gold_log_probs: torch.Tensor) -> dict[str, float]:
-        return {"validation/perplexity": float(gold_log_probs.double().mean().neg().exp())}
-
-    return _Training(
-        stage=stage,
-        decoder=decoder,
-        config=PLAIN_LOSS,
-        options=getattr(job.experiment, stage).options(job.experiment.trainer),
-        validate=validate,
-        facts=facts,
-    )
+def _own_perplexity(gold_log_probs: "Tensor") -> dict[str, float]:
+    return {"validation/perplexity": float(gold_log_probs.double().mean().neg().exp())}
 
 
-def _fit(job: "Job", out: ArtifactWriter, training: _Training) -> None:
+def _fit(
+    job: "Job",
+    out: ArtifactWriter,
+    stage: str,
+    decoder: "MemoryDecoder",
+    config: MemoryDecoderConfig = PLAIN_LOSS,
+    validate: "Validate" = _own_perplexity,
+    **facts: Any,
+) -> None:
     from memdec.training.fit import fit_memory
 
     tokenizer, rules = load_tokenizer_of(job)
+    options = job.experiment.options_of(stage)
     fit_memory(
         out,
-        training.decoder,
+        decoder,
         tokenizer,
-        _data(job, rules, training),
-        training.config,
-        training.options,
-        training.validate,
+        _data(job, rules, config, options),
+        config,
+        options,
+        validate,
         job.experiment.seed,
-        {"tokenizer_hash": rules.hash} | training.facts,
-        _logger(job, training.stage),
+        {"tokenizer_hash": rules.hash} | facts,
+        _logger(job, stage),
     )
 
 
-def _data(job: "Job", rules: "TokenRules", training: _Training) -> Any:
+def _data(
+    job: "Job", rules: "TokenRules", config: MemoryDecoderConfig, options: TrainerConfig
+) -> Any:
     from memdec.datastore.build import check_alignment
     from memdec.training.data import MemoryData, SparseTargets
 
     stream = stream_of(job, "train")
     found = None
-    if training.config.beta > 0:
+    if config.beta > 0:
         check_alignment(job.artifact("tokens"), job.artifact("datastore"))
         found = SparseTargets.open(job.artifact("targets"), len(stream) - 1)
     return MemoryData(
@@ -153,7 +133,7 @@ def _data(job: "Job", rules: "TokenRules", training: _Training) -> Any:
         validation_windows=windows_of(job, "validation"),
         targets=found,
         rules=rules,
-        config=training.options,
+        config=options,
         seed=job.experiment.seed,
     )
 

@@ -38,7 +38,7 @@ def test_a_value_is_picked_by_name(picking, words, rate):
 @pytest.mark.parametrize("path", ["domains/paper-scale.yaml", "wikitext103/gpt2.yaml"])
 def test_dapt_as_memory_has_dapts_epochs_at_paper_scale(path):
     experiment = load_experiment(ROOT / "experiments" / path, ["dapt.max_epochs=3"])
-    assert experiment.dapt_memory.options(experiment.trainer).max_epochs == 3
+    assert experiment.options_of("dapt_memory").max_epochs == 3
 
 
 @pytest.mark.parametrize(
@@ -65,9 +65,7 @@ def test_every_method_has_the_rate_that_validation_chose(name, path):
     assert set(tried) == {("dapt", ""), ("dapt_memory", ""), ("lora", ""), *memories}
     experiment = load_experiment(path, [f"name={name}"])
     for (method, gating), by_rate in tried.items():
-        options = experiment.trainer
-        if method != "memory_decoder":
-            options = getattr(experiment, method).options(options)
+        options = experiment.options_of("memory" if method == "memory_decoder" else method)
         best = min(by_rate, key=by_rate.__getitem__)
         assert options.learning_rate == best, (method, gating)
         assert min(by_rate) < best < max(by_rate), (method, gating)  # and lies between two others
