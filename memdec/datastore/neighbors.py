@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memdec.artifacts.artifact import Artifact, ArtifactWriter
-from memdec.datastore.search import find_for_queries, find_neighbors
 from memdec.datastore.search_config import SearchConfig
 from memdec.errors import ConfigError
 from memdec.progress import track
@@ -55,6 +54,8 @@ def build_neighbors(
     No row is its own neighbor: it is left out by row id, whatever its distance. K is `k_max`, or
     all other rows when there are fewer. Slots that an index left empty hold row -1 at +inf.
     """
+    from memdec.datastore.search import find_neighbors  # torch; the methods import this module
+
     num_cached = min(k_max, len(keys_ND) - 1)
     shape = (len(queries), num_cached)
     found = out.array("rows", shape, np.int32), out.array("sq_distances", shape, np.float32)
@@ -82,6 +83,8 @@ def build_query_neighbors(
     device: str,
 ) -> None:
     """Write SPLIT_rows and SPLIT_sq_distances [Q, K] of each split's queries; none is excluded."""
+    from memdec.datastore.search import find_for_queries
+
     num_cached = min(k_max, len(keys_ND))
     found = {
         split: (
