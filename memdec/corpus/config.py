@@ -8,7 +8,8 @@ from memdec.errors import ConfigError
 DOCUMENT_SPLITS = ("file", "blank_line")
 PACKAGES = ("licensedcode",)
 SOURCES = ("text", "jsonl", "hf", "package")
-SPLITS = ("train", "validation", "test")
+HELD_OUT = ("validation", "test")
+SPLITS = ("train", *HELD_OUT)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memdec.artifacts.artifact import Artifact
+from memdec.corpus.config import HELD_OUT
 from memdec.methods.contract import (
-    SPLITS,
     AdaptedLM,
     Candidate,
     Method,
@@ -40,7 +40,7 @@ class AdaptiveAlpha(Method):
         return AdaptedLM(
             lm=split_scores(base),
             candidates=(Candidate(split_scores(memory)),),
-            gate_features={split: gate_features(base, memory, split) for split in SPLITS},
+            gate_features={split: gate_features(base, memory, split) for split in HELD_OUT},
             gate_feature_names=FEATURES,
             memory_path=(
                 trained.path / "export" if trained else Path(inputs.config.trained).expanduser()

@@ -14,9 +14,7 @@ from numpy.typing import NDArray
 
 from memdec.artifacts.artifact import Artifact
 from memdec.checks import check_extra
-
-SPLITS = ("validation", "test")
-
+from memdec.corpus.config import HELD_OUT
 
 Scores = Mapping[str, NDArray[np.float32]]
 """Per split, the natural log-prob of each scored token [N]."""
@@ -95,4 +93,4 @@ class Method(ABC):
 
 def split_scores(scores: Artifact) -> Scores:
     """Read the gold log-probs of each evaluated split from a scores artifact."""
-    return {split: np.asarray(scores.array(f"{split}_gold_log_probs")) for split in SPLITS}
+    return {split: np.asarray(scores.array(f"{split}_gold_log_probs")) for split in HELD_OUT}

@@ -6,9 +6,9 @@ Shape legend: Q queries, K neighbors.
 import numpy as np
 from numpy.typing import NDArray
 
+from memdec.corpus.config import HELD_OUT
 from memdec.datastore.neighbors import nearest
 from memdec.methods.contract import (
-    SPLITS,
     AdaptedLM,
     Candidate,
     Method,
@@ -50,7 +50,7 @@ def _knn_scores(inputs: MethodInputs, temperature: float) -> Scores:
             np.asarray(artifacts["tokens"].array(f"{split}_tokens")[1:]),
             temperature,
         )
-        for split in SPLITS
+        for split in HELD_OUT
     }
 
 

@@ -6,7 +6,8 @@ from pathlib import PurePath
 
 import numpy as np
 
-from memdec.methods.contract import SPLITS, AdaptedLM, Candidate, Method, MethodInputs, split_scores
+from memdec.corpus.config import HELD_OUT
+from memdec.methods.contract import AdaptedLM, Candidate, Method, MethodInputs, split_scores
 
 
 class MemoryMixture(Method):
@@ -19,11 +20,11 @@ class MemoryMixture(Method):
     def adapt(self, inputs: MethodInputs) -> AdaptedLM:
         """Offer all memories."""
         scores = inputs.artifacts["mixture_scores"]
-        log_probs = {split: scores.array(f"{split}_gold_log_probs") for split in SPLITS}
+        log_probs = {split: scores.array(f"{split}_gold_log_probs") for split in HELD_OUT}
         return AdaptedLM(
             lm=split_scores(inputs.artifacts["base_scores"]),
             candidates=tuple(
-                Candidate({split: np.asarray(log_probs[split][m]) for split in SPLITS}, name=name)
+                Candidate({split: np.asarray(log_probs[split][m]) for split in HELD_OUT}, name=name)
                 for m, name in enumerate(short_names(inputs.config.memories))
             ),
             mixes_all=True,

@@ -9,8 +9,8 @@ from typing import Any
 
 from memdec.checks import check_choice
 from memdec.errors import ConfigError, DataError
+from memdec.models.config import BOS_RULES
 
-_BOS_RULES = ("auto", "always", "never")
 _DOCUMENT_SEPARATOR = "<|endoftext|>"
 _ENCODING_PARTS = ("normalizer", "pre_tokenizer", "model")
 
@@ -43,7 +43,7 @@ def read_token_rules(tokenizer: Any, bos: str = "auto", separator: str = "auto")
     Raises:
         ConfigError: An override is unknown, or names a token that the tokenizer does not have.
     """
-    check_choice("model.bos", bos, _BOS_RULES)
+    check_choice("model.bos", bos, BOS_RULES)
     bos_id = tokenizer.bos_token_id
     if bos == "always" and bos_id is None:
         raise ConfigError("model.bos is 'always' but the tokenizer has no BOS token; use never.")

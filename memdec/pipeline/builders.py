@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from memdec.artifacts.artifact import ArtifactWriter
+from memdec.corpus.config import HELD_OUT
 from memdec.corpus.windows import Window, check_fills_a_window, make_windows
 from memdec.errors import ConfigError
 from memdec.pipeline.model_facts import read_model_facts
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from memdec.models.tokenizer import TokenRules
     from memdec.pipeline.job import Job
 
-SPLITS = ("validation", "test")
 LM_TARGET_TOKENS = 64
 """Most likely tokens of the key model that targets may hold."""
 
@@ -109,10 +109,10 @@ def query_neighbors(job: "Job", out: ArtifactWriter) -> None:
 
     if job.experiment.datastore.model == "base":
         scores = job.artifact("base_scores")
-        queries = {split: scores.array(f"{split}_keys") for split in SPLITS}
+        queries = {split: scores.array(f"{split}_keys") for split in HELD_OUT}
     else:
         lm = _key_model(job)
-        queries = {split: _encode(job, lm, split, out.scratch / split) for split in SPLITS}
+        queries = {split: _encode(job, lm, split, out.scratch / split) for split in HELD_OUT}
     store, config = job.artifact("datastore"), job.experiment
     keys, values = store.array("keys"), store.array("values")
     build_query_neighbors(out, queries, keys, values, config.knn.k_max, config.search, _device(job))
@@ -168,7 +168,7 @@ def rag_scores(job: "Job", out: ArtifactWriter) -> None:
         decode=tokenizer.batch_decode,
         query_tokens=config.query_tokens,
     )
-    for split in SPLITS:
+    for split in HELD_OUT:
         score_split_with_passages(
             out,
             split,
@@ -188,7 +188,7 @@ def score(
     job: "Job",
     out: ArtifactWriter,
     decoder: "MemoryDecoder",
-    splits: tuple[str, ...] = SPLITS,
+    splits: tuple[str, ...] = HELD_OUT,
     **options: Any,
 ) -> None:
     """Score splits with a decoder; `options` are those of `score_split`."""

@@ -9,13 +9,14 @@ import numpy as np
 
 from memdec.artifacts.artifact import Artifact
 from memdec.artifacts.provenance import now, provenance
+from memdec.corpus.config import HELD_OUT, SPLITS
 from memdec.evaluation.alpha import alpha_curve
 from memdec.evaluation.fidelity import fidelity_metrics
 from memdec.evaluation.frequency import frequency_metrics
 from memdec.evaluation.gate import oracle_log_probs
 from memdec.evaluation.perplexity import document_totals, paired_bootstrap, perplexity_metrics
 from memdec.evaluation.settle import Settled, settle
-from memdec.methods.contract import SPLITS, AdaptedLM, Method, MethodInputs
+from memdec.methods.contract import AdaptedLM, Method, MethodInputs
 from memdec.pipeline.examples import example_tokens, side_by_side
 from memdec.pipeline.identity import describe, given_memories
 from memdec.pipeline.job import Job
@@ -61,12 +62,12 @@ def _metrics(job: Job, settled: Settled, artifacts: dict[str, Artifact]) -> dict
     tokens, test_N = artifacts["tokens"], settled.gold_log_probs["test"]
     metrics = {
         f"{split}/{name}": value
-        for split in SPLITS
+        for split in HELD_OUT
         for name, value in perplexity_metrics(
             settled.gold_log_probs[split], tokens.info[split]["num_bytes"]
         ).items()
     }
-    for split in ("train", *SPLITS):
+    for split in SPLITS:
         metrics[f"{split}/num_documents"] = len(tokens.array(f"{split}_document_starts"))
     repeated = tokens.info["train_test_overlap"]
     metrics["test/documents_in_train"] = repeated["near"]  # the exact ones among them

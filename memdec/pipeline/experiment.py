@@ -24,20 +24,10 @@ from memdec.methods.config import (
     LoraConfig,
     MemoryMixtureConfig,
 )
+from memdec.methods.registry import METHODS
 from memdec.models.config import ModelConfig
 from memdec.training.config import MemoryDecoderConfig, TrainerConfig
 
-METHODS = (
-    "base",
-    "dapt",
-    "dapt_memory",
-    "lora",
-    "knn_lm",
-    "in_context_rag",
-    "memory_decoder",
-    "adaptive_alpha",
-    "memory_mixture",
-)
 SCALES = ("smoke", "small", "paper")
 LOGGERS = ("csv", "wandb", "none")
 
@@ -85,7 +75,7 @@ class Experiment:
         if not self.methods:
             raise ConfigError(f"methods is empty; choose from {', '.join(METHODS)}.")
         for method in self.methods:
-            check_choice("methods", method, METHODS)
+            check_choice("methods", method, tuple(METHODS))
         if "memory_mixture" in self.methods and not self.memory_mixture.memories:
             raise ConfigError(
                 "memory_mixture.memories is empty; give the export folders of trained memories, "

@@ -7,8 +7,8 @@ from memdec.artifacts.fingerprint import fingerprint
 from memdec.methods.contract import Method
 from memdec.models.exports import read_memory_facts
 from memdec.pipeline.job import Job
+from memdec.results.record import SCHEMA
 
-RECORD_SCHEMA = 1
 _SILENT = ("logger", "methods")
 """Settings that no number of a record depends on."""
 
@@ -24,7 +24,7 @@ def describe(job: Job, method: Method) -> dict[str, Any]:
     """Return the fields that a record has before anything is measured."""
     experiment, name = job.experiment, record_fingerprint(job, method)
     return {
-        "schema": RECORD_SCHEMA,
+        "schema": SCHEMA,
         "id": f"{experiment.name}-{method.name}-s{experiment.seed}-{name[:8]}",
         "experiment": experiment.name,
         "title": experiment.title,

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from memdec.artifacts.artifact import ArtifactWriter
-from memdec.pipeline.builders import SPLITS, load_tokenizer_of, score, stream_of, windows_of
+from memdec.corpus.config import HELD_OUT
+from memdec.pipeline.builders import load_tokenizer_of, score, stream_of, windows_of
 
 if TYPE_CHECKING:
     from memdec.pipeline.job import Job
@@ -19,14 +20,14 @@ def memory_scores(job: "Job", out: ArtifactWriter) -> None:
 
 def mixture_scores(job: "Job", out: ArtifactWriter) -> None:
     """Score validation and test with each memory of a mixture: SPLIT_gold_log_probs f32 [M, N]."""
-    made: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
+    made: dict[str, list[np.ndarray]] = {split: [] for split in HELD_OUT}
     for path in job.mixed_memories:
         one = ArtifactWriter(out.scratch)
         one.clear()
         _score_export(job, one, path)
-        for split in SPLITS:
+        for split in HELD_OUT:
             made[split].append(np.load(one.path / f"{split}_gold_log_probs.npy"))
-    for split in SPLITS:
+    for split in HELD_OUT:
         out.write_array(f"{split}_gold_log_probs", np.stack(made[split]))
 
 

@@ -7,11 +7,11 @@ import shlex
 import signal
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
 from memdec.artifacts.files import write_text
+from memdec.artifacts.provenance import now
 from memdec.pipeline.sweep_file import Sweep, Trial
 
 TAIL_BYTES = 4096
@@ -76,7 +76,7 @@ class TrialState:
         """Open the log for one more attempt; earlier attempts stay in it."""
         self._identity = self._identify(self.trial)  # before the trial reads anything
         log = self.log.open("ab")
-        log.write(f"# {_now()} {shlex.join(self.trial.command)}\n".encode())
+        log.write(f"# {now()} {shlex.join(self.trial.command)}\n".encode())
         log.flush()
         self._log_start = log.tell()
         return log
@@ -113,7 +113,7 @@ class TrialState:
             "identity": self._identity,
             "seconds": self.seconds,
             "value": self.value,
-            "ended": _now(),
+            "ended": now(),
             "parameters": self.trial.parameters,
             "command": self.trial.command,
         }
@@ -140,7 +140,3 @@ def _read(file: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}  # never run, or torn by a full disk: the trial runs (again)
     return known if isinstance(known, dict) else {}
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

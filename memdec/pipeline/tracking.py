@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from memdec.pipeline.experiment import Experiment
+from memdec.results.aggregate import flatten
 
 PROJECT = "memdec"  # unless WANDB_PROJECT, or the sweep, names another
 
@@ -49,14 +50,3 @@ def summary(record: dict[str, Any]) -> dict[str, Any]:
         numbers["alpha"] = record["alpha"]
     named = {f"{record['method']}/{key}": value for key, value in numbers.items()}
     return numbers | named | {"record": record["id"]}
-
-
-def flatten(facts: dict[str, Any]) -> dict[str, Any]:
-    """Return nested settings under the dotted names that sweeps and the command line use."""
-    flat: dict[str, Any] = {}
-    for key, value in facts.items():
-        if isinstance(value, dict):
-            flat |= {f"{key}.{name}": inner for name, inner in flatten(value).items()}
-        else:
-            flat[key] = value
-    return flat
