@@ -6,8 +6,13 @@ from importlib.util import find_spec
 
 from memdec.errors import ConfigError, MissingExtraError
 
-EXTRAS = {"lora": "peft", "rag": "bm25s"}
-"""Package that an optional extra installs."""
+EXTRAS = {
+    "gguf": ("gguf", "accelerate"),
+    "hub": ("datasets",),
+    "lora": ("peft",),
+    "rag": ("bm25s",),
+}
+"""Packages that an optional extra installs."""
 
 
 def check_choice(key: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -47,8 +52,7 @@ def check_alpha(key: str, value: float | str) -> None:
 
 
 def check_extra(who: str, extra: str) -> None:
-    """Raise MissingExtraError unless the extra's package is installed."""
-    if find_spec(EXTRAS[extra]) is None:
-        raise MissingExtraError(
-            f"{who} needs the package {EXTRAS[extra]}: pip install 'memdec[{extra}]'."
-        )
+    """Raise MissingExtraError unless the extra's packages are installed."""
+    missing = " and ".join(package for package in EXTRAS[extra] if find_spec(package) is None)
+    if missing:
+        raise MissingExtraError(f"{who} needs {missing}: pip install 'memdec[{extra}]'.")

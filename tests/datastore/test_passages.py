@@ -76,5 +76,5 @@ def test_passages_without_a_word_are_refused():
 
 def test_a_missing_bm25s_is_named_with_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "bm25s", None)
-    with pytest.raises(MissingExtraError, match=r"needs the package bm25s: .*'memdec\[rag\]'"):
+    with pytest.raises(MissingExtraError, match=r"needs bm25s: .*'memdec\[rag\]'"):
         PassageIndex(TEXTS)

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import sys
 import zipfile
 from pathlib import Path
 
@@ -192,8 +193,8 @@ def test_a_file_that_lacks_weights_is_refused(tmp_path, llama, plain_tokenizer):
 
 
 def test_missing_packages_name_the_extra(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "find_spec", lambda name: None if name == "gguf" else "there")
-    with pytest.raises(MissingExtraError, match=r"needs gguf; run: pip install 'memdec\[gguf\]'"):
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(MissingExtraError, match=r"needs gguf: pip install 'memdec\[gguf\]'"):
         convert_gguf(tmp_path / "any.gguf", tmp_path / "out")
 
 

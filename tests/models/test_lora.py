@@ -129,5 +129,5 @@ def test_a_model_without_known_projections_is_refused():
 
 def test_a_missing_peft_is_named_with_its_extra(start, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(MissingExtraError, match=r"needs the package peft: .*'memdec\[lora\]'"):
+    with pytest.raises(MissingExtraError, match=r"needs peft: .*'memdec\[lora\]'"):
         add_lora(start("llama"), rank=1, scale=1.0, seed=0)
