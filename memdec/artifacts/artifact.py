@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from memdec.artifacts.files import sync, write_text
+from memdec.artifacts.files import read_json, sync, write_text
 from memdec.artifacts.fingerprint import hash_file
 from memdec.errors import ArtifactError
 
@@ -142,11 +142,10 @@ def open_artifact(path: Path, stage: str, fingerprint: str) -> Artifact:
         ArtifactError: A file is missing, truncated or edited, or the manifest is another's.
     """
     remedy = f"delete {path} and run again to rebuild it"
-    try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        entries = manifest["files"].items()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise ArtifactError(f"{path / MANIFEST} is missing or broken; {remedy}.") from None
+    manifest = read_json(path / MANIFEST)
+    entries = manifest.get("files")
+    if not isinstance(entries, dict):
+        raise ArtifactError(f"{path / MANIFEST} is missing or broken; {remedy}.")
     if manifest.get("schema") != SCHEMA:
         raise ArtifactError(
             f"{path} has manifest schema {manifest.get('schema')}, this version reads {SCHEMA}; "
@@ -154,7 +153,7 @@ def open_artifact(path: Path, stage: str, fingerprint: str) -> Artifact:
         )
     if (manifest.get("stage"), manifest.get("fingerprint")) != (stage, fingerprint):
         raise ArtifactError(f"{path} is not {stage} {fingerprint}; {remedy}.")
-    for name, entry in entries:
+    for name, entry in entries.items():
         file = path / name
         if not file.is_file():
             raise ArtifactError(f"{stage} {fingerprint}: {name} is missing; {remedy}.")

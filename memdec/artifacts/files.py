@@ -1,8 +1,10 @@
 """Write files so that a reader sees the old content or the new, never a part."""
 
+import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 from memdec.errors import ArtifactError
 
@@ -15,6 +17,15 @@ def write_text(path: Path, text: str) -> None:
     aside.write_text(text, encoding="utf-8")
     sync(aside)
     aside.replace(path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file; an empty one where the file is not there or torn."""
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
 
 
 def sync(path: Path) -> None:

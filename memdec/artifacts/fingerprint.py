@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from memdec.artifacts.files import read_json, write_text
+
 HEX_DIGITS = 16
 
 
@@ -25,12 +27,7 @@ class FileHashes:
 
     def __init__(self, cache_file: Path) -> None:
         self._cache_file = cache_file
-        self._known: dict[str, str] = {}
-        if cache_file.is_file():
-            try:
-                self._known = json.loads(cache_file.read_text())
-            except ValueError:
-                self._known = {}  # only a cache: a torn file costs one more hash
+        self._known: dict[str, str] = read_json(cache_file)  # a torn one costs more hashing
 
     def file(self, path: Path) -> str:
         """Return the sha256 of `path`, read again only when its size or time changed."""
@@ -47,7 +44,5 @@ class FileHashes:
         return fingerprint([[p.name, self.file(p)] for p in files])
 
     def _save(self) -> None:
-        from memdec.artifacts.files import write_text
-
         self._cache_file.parent.mkdir(parents=True, exist_ok=True)
         write_text(self._cache_file, json.dumps(self._known))

@@ -12,7 +12,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from memdec.artifacts.artifact import Artifact, ArtifactWriter, open_artifact
-from memdec.artifacts.files import write_text
+from memdec.artifacts.files import read_json, write_text
 from memdec.artifacts.provenance import provenance
 
 Build = Callable[[ArtifactWriter], None]
@@ -129,9 +129,8 @@ class _Attempts:
 
     def seconds(self, part: Path) -> float:
         """Return the seconds so far; a killed attempt counts up to the last file that it wrote."""
-        try:
-            known = json.loads(self._file.read_text())
-        except (OSError, ValueError):
+        known = read_json(self._file)
+        if not known:
             return 0.0
         written = max((path.stat().st_mtime for path in part.rglob("*")), default=0.0)
         return float(known["seconds"]) + max(0.0, written - known["started"])
@@ -146,8 +145,5 @@ def _part(final: Path) -> Path:
 
 
 def _holder_name(holder: Path) -> str:
-    try:
-        facts = json.loads(holder.read_text())
-    except (OSError, ValueError):
-        return "another process"
-    return f"process {facts['pid']} on {facts['host']}"
+    facts = read_json(holder)
+    return f"process {facts['pid']} on {facts['host']}" if facts else "another process"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from memdec.artifacts.files import write_text
+from memdec.artifacts.files import read_json, write_text
 from memdec.artifacts.fingerprint import fingerprint
 from memdec.artifacts.provenance import now, provenance, source_state
 from memdec.errors import MemdecError
@@ -110,13 +110,9 @@ def _record(job: Job, method: Method, path: Path) -> Record:
 
 def _finished(path: Path) -> Record | None:
     """Return a complete record of this very code; another is made anew from the artifacts."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    commit, dirty = source_state()
-    made_here = record["provenance"]["commit"] == commit and not dirty
-    return record if record["status"] == "complete" and made_here else None
+    record, (commit, dirty) = read_json(path), source_state()
+    made_here = record.get("provenance", {}).get("commit") == commit and not dirty
+    return record if made_here and record["status"] == "complete" else None
 
 
 def _write(path: Path, record: Record) -> None:

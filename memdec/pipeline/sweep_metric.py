@@ -1,9 +1,9 @@
 """The number that a sweep looks at, from the records that its trials leave."""
 
-import json
 from pathlib import Path
 from typing import Any
 
+from memdec.artifacts.files import read_json
 from memdec.errors import MemdecError
 from memdec.pipeline.sweep_file import Trial
 from memdec.pipeline.sweep_identity import record_fingerprints
@@ -27,16 +27,10 @@ def read_metric(trial: Trial, metric: str | None, root: Path) -> float | None:
         found = [
             record
             for path in root.glob(f"runs/{trial.experiment.name}-*/{method}/record.json")
-            if (record := _read(path)).get("fingerprint") == name and record["status"] == "complete"
+            if (record := read_json(path)).get("fingerprint") == name
+            and record["status"] == "complete"
         ]
         if found:
             numbers |= summary(max(found, key=lambda record: record["provenance"]["finished"]))
     value = numbers.get(metric)
     return value if isinstance(value, int | float) else None
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return {}

@@ -8,9 +8,9 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
-from memdec.artifacts.files import write_text
+from memdec.artifacts.files import read_json, write_text
 from memdec.artifacts.provenance import now
 from memdec.pipeline.sweep_file import Sweep, Trial
 
@@ -50,7 +50,7 @@ class TrialState:
         self._measure = measure
         self._identify = identify
         self._identity: str | None = None
-        known = _read(self.file)
+        known = read_json(self.file)  # empty when it never ran, or was torn by a full disk
         if known.get("status") == Status.FINISHED and self._is_still(known.get("identity")):
             self.status = Status.EARLIER
             self.seconds = float(known.get("seconds", 0.0))
@@ -132,11 +132,3 @@ def open_states(
         TrialState(number, trial, folder, measure, identify)
         for number, trial in enumerate(sweep.trials, 1)
     ]
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        known = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}  # never run, or torn by a full disk: the trial runs (again)
-    return known if isinstance(known, dict) else {}

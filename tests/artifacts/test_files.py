@@ -3,8 +3,18 @@ from types import SimpleNamespace
 
 import pytest
 
-from memdec.artifacts.files import RESERVE_BYTES, check_disk, gigabytes, write_text
+from memdec.artifacts.files import RESERVE_BYTES, check_disk, gigabytes, read_json, write_text
 from memdec.errors import ArtifactError
+
+
+@pytest.mark.parametrize("content", [None, b"", b'{"a": ', b"[1]", b"\xff"])
+def test_what_is_no_whole_json_object_reads_as_an_empty_one(tmp_path, content):
+    path = tmp_path / "facts.json"
+    if content is not None:
+        path.write_bytes(content)
+    assert read_json(path) == {}
+    write_text(path, '{"a": 1}')
+    assert read_json(path) == {"a": 1}
 
 
 @pytest.fixture
