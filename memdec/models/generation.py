@@ -4,7 +4,7 @@ Shape legend: B sequences, T new input positions, V vocabulary.
 """
 
 from collections.abc import Callable, Collection, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -18,21 +18,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-class NextToken(Protocol):
-    """A model that predicts the next token of a sequence, step by step."""
-
-    max_positions: int
-    """Inputs it can take in all."""
-
-    def step(self, input_ids_BT: Tensor, cache: Any) -> tuple[Tensor, Any]:
-        """Read T more tokens; return the next token's log-probs [B, V] in f32 and the cache.
-
-        The cache is None at the start of a sequence; what comes back belongs to the model.
-        """
-
-
-class CausalLMNextToken:
-    """A Hugging Face causal LM as NextToken; the output head runs at the last position only."""
+class NextToken:
+    """A Hugging Face causal LM that predicts the next token of a sequence, step by step."""
 
     def __init__(
         self, lm: "PreTrainedModel", log_probs: Callable[[Tensor], Tensor] | None = None
@@ -49,7 +36,10 @@ class CausalLMNextToken:
         self.max_positions: int = lm.config.get_text_config().max_position_embeddings
 
     def step(self, input_ids_BT: Tensor, cache: Any) -> tuple[Tensor, Any]:
-        """Read T more tokens; see NextToken."""
+        """Read T more tokens; return the next token's log-probs [B, V] in f32 and the cache.
+
+        The cache is None at the start of a sequence; what comes back belongs to the model.
+        """
         output = self.lm(
             input_ids=input_ids_BT.to(self.lm.device),
             past_key_values=cache,
@@ -65,8 +55,6 @@ def greedy(
     prompt_ids: Sequence[int],
     max_new_tokens: int,
     eos_ids: Collection[int],
-    *,
-    on_token: Callable[[int], None] | None = None,
 ) -> list[int]:
     """Continue a prompt with the most likely token at each step (ties: the lower id).
 
@@ -76,7 +64,6 @@ def greedy(
         prompt_ids: At least one token, with BOS in front where the model wants one.
         max_new_tokens: Exactly so many are made, unless one of `eos_ids` comes first.
         eos_ids: Tokens that end the text; the one that did is the last of the result.
-        on_token: Called with each new token at once.
 
     Raises:
         ConfigError: A number is out of range, the prompt is empty, or the text would outgrow
@@ -94,8 +81,6 @@ def greedy(
         log_probs_BV, caches = mixed_step(components, caches, alpha, inputs_BT)
         inputs_BT = log_probs_BV.argmax(-1, keepdim=True)
         new_ids.append(int(inputs_BT[0, 0]))
-        if on_token is not None:
-            on_token(new_ids[-1])
         if new_ids[-1] in eos_ids:
             break
     return new_ids

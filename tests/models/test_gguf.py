@@ -14,7 +14,7 @@ import transformers
 
 from memdec.errors import DataError, MissingExtraError
 from memdec.models import gguf as module
-from memdec.models.generation import CausalLMNextToken, encode_prompt, greedy, stop_ids
+from memdec.models.generation import NextToken, encode_prompt, greedy, stop_ids
 from memdec.models.gguf import EMBEDDED_SHA256, convert_gguf, embedded_gguf
 from memdec.models.tokenizer import encoder, read_token_rules
 
@@ -113,7 +113,8 @@ def test_the_directory_computes_what_the_model_did(tiny, tmp_path, plain_tokeniz
     lm, path = tiny
     convert_gguf(path, tmp_path / "out")
     assert capsys.readouterr().err == ""  # no progress bars
-    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto")
+    assert again.dtype == torch.float32
     with torch.no_grad():
         assert torch.equal(again(PROMPT).logits, lm(PROMPT).logits)
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
@@ -141,12 +142,6 @@ def test_the_same_file_gives_the_same_bytes_from_any_place(tiny, tmp_path):
     convert_gguf(elsewhere, tmp_path / "b")
     assert files_of(tmp_path / "a") == files_of(tmp_path / "b")
     assert all(p.stat().st_mode & 0o444 == 0o444 for p in (tmp_path / "a").iterdir())
-
-
-def test_the_dtype_asked_for_is_stored(tiny, tmp_path):
-    convert_gguf(tiny[1], tmp_path / "out", "bfloat16")
-    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto")
-    assert again.dtype == torch.bfloat16
 
 
 def test_a_conversion_leaves_the_gguf_package_as_it_was(tiny, tmp_path):
@@ -238,7 +233,7 @@ def test_the_embedded_model_is_smollm2(embedded):
         worse = lm(with_bos, labels=ignored).loss.item()
     assert 10 < np.exp(plain) < 30  # plain prose; garbled weights give thousands
     assert plain < worse  # why this model gets no BOS
-    new = greedy([CausalLMNextToken(lm)], 0.0, ids, 8, eos_ids=())
+    new = greedy([NextToken(lm)], 0.0, ids, 8, eos_ids=())
     theirs = lm.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=8, min_new_tokens=8)
     assert theirs[0].tolist() == ids + new
 
