@@ -46,11 +46,6 @@ class Cell:
     """95% interval over test documents, the mean of the seeds' ends."""
     ids: tuple[str, ...] = ()
 
-    @property
-    def missing(self) -> bool:
-        """Whether nothing was run."""
-        return self.mean is None and not self.failed
-
 
 def aggregate(records: list[Record], column: Column) -> Cell:
     """Average one metric over the seeds of one method and configuration."""

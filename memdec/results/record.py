@@ -1,7 +1,6 @@
 """The record of one method in one run: the only source of our numbers."""
 
 import json
-import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +22,6 @@ class Token:
     text: str
     lm: float
     mixture: float
-    memory: float | None = None
     lm_top: list[tuple[str, float]] = field(default_factory=list)
     memory_top: list[tuple[str, float]] = field(default_factory=list)
 
@@ -81,7 +79,7 @@ class Provenance:
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """Everything one method left behind; `record.json` holds exactly this."""
+    """What one method left behind; `record.json` may hold more."""
 
     schema: int
     id: str
@@ -104,7 +102,7 @@ class Record:
     """Columns of equal length; null stands where a value is infinite (alpha 1 of a kNN-LM)."""
     examples: list[Example] = field(default_factory=list)
     generation: Generation | None = None
-    budget: dict[str, float | None] = field(default_factory=dict)
+    budget: dict[str, float] = field(default_factory=dict)
     memories: dict[str, Plugged] = field(default_factory=dict)
     """Trained memories that were plugged in, by their folders."""
     stages: list[Stage] = field(default_factory=list)
@@ -138,8 +136,6 @@ def parse_record(facts: Any, where: str) -> Record:
             f"{where}: schema {schema} is newer than {SCHEMA}, the newest that this memdec reads; "
             "upgrade memdec."
         )
-    if isinstance(facts, dict) and isinstance(facts.get("curves"), dict):
-        facts = {**facts, "curves": _without_infinity(facts["curves"])}
     record: Record = from_plain(Record, facts, where)
     _check(record, where)
     return record
@@ -189,14 +185,6 @@ def _check(record: Record, where: str) -> None:
         lengths = {name: len(column) for name, column in columns.items()}
         if len(set(lengths.values())) > 1:
             raise DataError(f"{where}: curves.{key} has columns of unequal length: {lengths}.")
-
-
-def _without_infinity(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_infinity(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_without_infinity(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _refuse_constant(name: str) -> NoReturn:

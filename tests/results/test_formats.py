@@ -70,10 +70,9 @@ def test_latex_is_booktabs_with_escapes(tables):
     assert "% Records: toy-base-s0-01234567, toy-knn_lm-s0-01234567" in text
 
 
-def test_seconds_come_from_the_budget_else_from_the_stages(make_record):
+def test_seconds_come_from_the_budget_which_a_failed_run_lacks(make_record):
     assert seconds(make_record()) == 10.0
-    assert seconds(make_record(budget={})) == 1.5
-    assert seconds(make_record(budget={"seconds": None})) == 1.5
+    assert seconds(make_record(budget={})) == 0.0
 
 
 def test_notes_tell_a_tuned_alpha_from_a_fixed_one(make_record):
