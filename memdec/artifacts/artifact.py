@@ -50,8 +50,6 @@ class Artifact:
         path = self.path / f"{name}.npy"
         if not path.is_file():
             raise ArtifactError(f"{self.path} holds no array {name!r}; delete it and run again.")
-        if 0 in np.load(path, mmap_mode="r", allow_pickle=False).shape:
-            return np.load(path, allow_pickle=False)
         return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
@@ -75,9 +73,6 @@ class ArtifactWriter:
     def array(self, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
         """Make a writable memory-mapped array NAME.npy of zeros."""
         path = self.path / f"{name}.npy"
-        if 0 in shape:  # an empty map cannot be made
-            np.save(path, np.zeros(shape, dtype))
-            return np.zeros(shape, dtype)
         return np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=shape)
 
     def write_array(self, name: str, array: NDArray[Any]) -> None:

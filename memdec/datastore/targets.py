@@ -5,31 +5,17 @@ Shape legend: Q queries, K neighbors, N datastore rows; nnz is the number of sto
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from memdec.artifacts.artifact import ArtifactWriter
 from memdec.datastore.target_blocks import Array, distribution_blocks
 from memdec.errors import ConfigError, DataError
 
 __all__ = ["LmTargets", "knn_distribution", "write_targets"]
-
-
-class ArtifactOut(Protocol):
-    """What `write_targets` needs of an artifact writer."""
-
-    @property
-    def path(self) -> Path:
-        """The folder to write files in."""
-
-    def write_array(self, name: str, values: Array, /) -> Any:
-        """Store one whole array as NAME.npy."""
-
-    def info(self, **facts: Any) -> Any:
-        """Note plain facts for the manifest."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +87,7 @@ def knn_distribution(
 
 
 def write_targets(
-    out: ArtifactOut,
+    out: ArtifactWriter,
     rows_NK: Array,
     sq_distances_NK: Array,
     values_N: Array,

@@ -4,7 +4,6 @@ Shape legend: Q queries, K neighbors, N datastore rows.
 """
 
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from memdec.artifacts.artifact import ArtifactWriter
 from memdec.datastore import target_blocks
 from memdec.datastore.targets import LmTargets, knn_distribution, write_targets
 from memdec.errors import ConfigError, DataError
@@ -159,21 +159,13 @@ def test_shapes_must_agree():
         knn_distribution(np.zeros((2, 3), np.float32), np.zeros((3, 2), int), 1.0)
 
 
-class Out:
-    """What write_targets needs of an artifact writer."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.facts = {}
-
-    def write_array(self, name, values):
-        np.save(self.path / f"{name}.npy", values)
-
-    def info(self, **facts):
-        self.facts |= facts
-
-    def read(self):
-        return [np.load(self.path / f"{name}.npy") for name in ("starts", "token_ids", "probs")]
+def written(folder, *arguments, **options):
+    """Write targets as an artifact; return starts, ids and probs, and the manifest's facts."""
+    out = ArtifactWriter(folder / ".part")
+    out.clear()
+    write_targets(out, *arguments, **options)
+    made = out.seal(folder / "targets", "targets", "0" * 16, {})
+    return *(made.array(name) for name in ("starts", "token_ids", "probs")), made.info
 
 
 def test_the_files_hold_the_distributions(tmp_path, slow, monkeypatch):
@@ -183,12 +175,10 @@ def test_the_files_hold_the_distributions(tmp_path, slow, monkeypatch):
     sq_distances_NK = np.sort(draw.uniform(0, 5, (11, 6)), 1).astype(np.float32)
     rows_NK[4, 3:], sq_distances_NK[4, 3:] = -1, np.inf
     values_N = draw.integers(0, 5, 11).astype(np.uint32)
-    out, done = Out(tmp_path), []
-    nearest = rows_NK[:, :5], sq_distances_NK[:, :5]
-    write_targets(out, *nearest, values_N, 0.7, 0.01, done.append)
-    starts, ids, probs = out.read()
+    nearest, done = (rows_NK[:, :5], sq_distances_NK[:, :5]), []
+    starts, ids, probs, facts = written(tmp_path, *nearest, values_N, 0.7, 0.01, done.append)
     assert (starts.dtype, ids.dtype, probs.dtype) == (np.int64, np.uint32, np.float16)
-    assert (out.facts["num_pairs"], sum(done)) == (len(ids), 11)
+    assert (facts["num_pairs"], sum(done)) == (len(ids), 11)
     wanted = slow(sq_distances_NK[:, :5], values_N[rows_NK[:, :5]], 0.7, 0.01)
     for row, (a, b) in zip(wanted, pairwise(starts), strict=True):
         assert ids[a:b].tolist() == [token for token, _ in row]
@@ -198,10 +188,9 @@ def test_the_files_hold_the_distributions(tmp_path, slow, monkeypatch):
 
 
 def test_what_float16_flushes_to_zero_is_not_stored(tmp_path):
-    out = Out(tmp_path)
     sq_distances_NK = np.array([[0.0, 10.0, 20.0]], np.float32)  # e-20 is 2e-9
-    write_targets(out, np.array([[0, 1, 2]]), sq_distances_NK, np.array([5, 6, 7]), 1.0)
-    starts, ids, probs = out.read()
+    rows_NK, values_N = np.array([[0, 1, 2]]), np.array([5, 6, 7])
+    starts, ids, probs, _ = written(tmp_path, rows_NK, sq_distances_NK, values_N, 1.0)
     assert (starts.tolist(), ids.tolist()) == ([0, 2], [5, 6])
     assert probs.min() > 0
 
@@ -216,9 +205,7 @@ def test_a_language_model_takes_its_share(tmp_path):
     ids_NL = np.stack([draw.permutation(10)[:num_top] for _ in range(num_rows)]).astype(np.uint32)
     probs_NL = draw.dirichlet(np.ones(num_top), num_rows) * 0.9
     lm = LmTargets(ids_NL, np.log(probs_NL).astype(np.float16), 0.3)
-    out = Out(tmp_path)
-    write_targets(out, rows_NK, sq_distances_NK, values_N, 2.0, lm=lm)
-    starts, ids, probs = (np.load(tmp_path / f"{n}.npy") for n in ("starts", "token_ids", "probs"))
+    starts, ids, probs, _ = written(tmp_path, rows_NK, sq_distances_NK, values_N, 2.0, lm=lm)
     for n in range(num_rows):
         weights = np.exp(-sq_distances_NK[n].astype(float) / 2) * (rows_NK[n] >= 0)
         wanted = np.zeros(10)
