@@ -20,15 +20,20 @@ class ModelFacts:
     vocab_size: int
     num_blocks: int
 
-    @property
-    def body_parameters(self) -> int:
-        """Parameters that every token passes: all but the embedding and the output head."""
-        return self.parameters - self.hidden_size * self.vocab_size * self.embeddings
-
     max_positions: int = 0
     """Longest input; 0 where the configuration does not say."""
     embeddings: int = 1
     """2 where embedding and head are stored apart."""
+
+    @property
+    def head_parameters(self) -> int:
+        """Parameters of the output head."""
+        return self.hidden_size * self.vocab_size
+
+    @property
+    def body_parameters(self) -> int:
+        """Parameters that every token passes: all but the embedding and the output head."""
+        return self.parameters - self.head_parameters * self.embeddings
 
 
 EMBEDDED_FACTS = ModelFacts(134_515_008, 576, 49_152, 30, max_positions=8192)

@@ -39,42 +39,53 @@ Estimate = Callable[[Sizes], tuple[int, int, float]]
 
 
 def _scores(s: Sizes, model: ModelFacts) -> tuple[int, int, float]:
-    head = 2.0 * s.held_out * model.hidden_size * model.vocab_size
-    flops = s.forward("validation", model) + s.forward("test", model) + head
+    flops = s.scoring("validation", model) + s.scoring("test", model)
     return s.held_out, s.held_out * (2 * model.hidden_size + 40), flops
 
 
 def _rag(s: Sizes) -> tuple[int, int, float]:
-    per_token = s.rag_passes * s.model.body_parameters + s.model.hidden_size * s.model.vocab_size
+    per_token = s.rag_passes * s.model.body_parameters + s.model.head_parameters
     return s.held_out, 5 * s.held_out, 2.0 * s.held_out * per_token
 
 
 def _neighbors(s: Sizes) -> tuple[int, int, float]:
     num_rows = s.tokens["train"]
-    num_cached = min(s.k_max, num_rows)
-    flops = s.search.flops(num_rows, s.keys.hidden_size, num_cached)
+    num_cached = min(s.experiment.knn.k_max, num_rows)
+    flops = s.experiment.search.flops(num_rows, s.keys.hidden_size, num_cached)
     return num_rows, num_rows * 8 * num_cached, flops
 
 
 def _train_scores(s: Sizes) -> tuple[int, int, float]:
     count = s.tokens["train"]
-    head = 2.0 * count * s.keys.hidden_size * s.keys.vocab_size
-    return count, count * (6 * LM_TARGET_TOKENS + 8), s.forward("train", s.keys) + head
+    return count, count * (6 * LM_TARGET_TOKENS + 8), s.scoring("train", s.keys)
 
 
-def _fidelity(s: Sizes) -> tuple[int, int, float]:
-    head = 2.0 * s.tokens["test"] * s.memory.hidden_size * s.memory.vocab_size
-    return s.tokens["test"], 16 * s.tokens["test"], s.forward("test", s.memory) + head
+def _targets(s: Sizes) -> tuple[int, int, float]:
+    knn, num_rows = s.experiment.knn, s.tokens["train"]
+    num_pairs = min(knn.k, TARGETS_PER_ROW) + (LM_TARGET_TOKENS if knn.lm_share > 0 else 0)
+    return num_rows, num_rows * (8 + 6 * num_pairs), 0.0
+
+
+def _query_neighbors(s: Sizes) -> tuple[int, int, float]:
+    num_rows, k_max = s.tokens["train"], s.experiment.knn.k_max
+    flops = s.experiment.search.flops(num_rows, s.keys.hidden_size, k_max, s.held_out)
+    return s.held_out, s.held_out * 8 * min(k_max, num_rows), flops
+
+
+def _mixture(s: Sizes) -> tuple[int, int, float]:
+    num_memories = len(s.experiment.memory_mixture.memories)
+    num_bytes = (4 * num_memories + 40) * s.held_out
+    return s.held_out, num_bytes, num_memories * _scores(s, s.memory)[2]
 
 
 def _training(stage: str) -> Estimate:
     def estimate(s: Sizes) -> tuple[int, int, float]:
         model = s.memory if stage == "memory" else s.model
         size = model.parameters * (CHECKPOINT_BYTES * 2 + 8)  # last.ckpt old, new, best, export
-        head = 2.0 * model.hidden_size * model.vocab_size
+        head = 2.0 * model.head_parameters
         passed = {x: s.forward(x, model) + head * s.inputs(x) for x in ("train", "validation")}
         epoch = 3 * passed["train"] + passed["validation"]
-        return s.tokens["train"], size, s.epochs[stage] * epoch
+        return s.tokens["train"], size, s.epochs(stage) * epoch
 
     return estimate
 
@@ -89,25 +100,13 @@ _ESTIMATES: dict[str, Estimate] = {
         s.forward("train", s.keys),
     ),
     "neighbors": _neighbors,
-    "targets": lambda s: (
-        s.tokens["train"],
-        s.tokens["train"] * (8 + 6 * (min(s.k, TARGETS_PER_ROW) + s.lm_targets)),
-        0.0,
-    ),
+    "targets": _targets,
     "train_scores": _train_scores,
-    "query_neighbors": lambda s: (
-        s.held_out,
-        s.held_out * 8 * min(s.k_max, s.tokens["train"]),
-        s.search.flops(s.tokens["train"], s.keys.hidden_size, s.k_max, s.held_out),
-    ),
+    "query_neighbors": _query_neighbors,
     "memory": _training("memory"),
     "memory_scores": lambda s: _scores(s, s.memory),
-    "mixture_scores": lambda s: (
-        s.held_out,
-        (4 * s.num_memories + 40) * s.held_out,
-        s.num_memories * _scores(s, s.memory)[2],
-    ),
-    "fidelity": _fidelity,
+    "mixture_scores": _mixture,
+    "fidelity": lambda s: (s.tokens["test"], 16 * s.tokens["test"], s.scoring("test", s.memory)),
     "dapt": _training("dapt"),
     "dapt_scores": lambda s: _scores(s, s.model),
     "dapt_memory": _training("dapt_memory"),

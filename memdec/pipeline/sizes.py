@@ -6,9 +6,8 @@ from dataclasses import dataclass, replace
 
 from memdec.corpus.config import SPLITS, CorpusConfig
 from memdec.corpus.files import resolve_files
-from memdec.datastore.search_config import SearchConfig
 from memdec.models.config import check_blocks
-from memdec.pipeline.builders import LM_TARGET_TOKENS
+from memdec.pipeline.experiment import Experiment
 from memdec.pipeline.job import Job
 from memdec.pipeline.model_facts import (
     EMBEDDED_FACTS,
@@ -17,8 +16,6 @@ from memdec.pipeline.model_facts import (
     read_model_facts,
 )
 from memdec.pipeline.model_source import ModelSource
-from memdec.pipeline.stages import FINE_TUNED
-from memdec.training.config import TrainerConfig
 
 BYTES_PER_TOKEN = 4
 """Of English text, for a corpus that is not tokenized yet."""
@@ -32,6 +29,7 @@ RAG_SHARE = 0.27
 class Sizes:
     """The numbers that all estimates are made of."""
 
+    experiment: Experiment
     tokens: dict[str, int]
     """Tokens of each split."""
     model: ModelFacts
@@ -39,32 +37,40 @@ class Sizes:
     keys: ModelFacts
     """The model whose hidden states are the keys."""
     memory: ModelFacts
-    passes: dict[str, float]
-    """Input tokens of a pass over a split for each of its tokens: windows overlap."""
-    k: int
-    k_max: int
-    search: SearchConfig
-    lm_targets: int
-    """Most pairs that a language model adds to a target."""
-    num_memories: int
-    """Of a mixture."""
-    rag_passes: float
-    """As passes, once the groups of a window that find one passage share theirs."""
-    epochs: dict[str, float]
-    """Of each stage that trains, at most."""
 
     @property
     def held_out(self) -> int:
         """Tokens of validation and test."""
         return self.tokens["validation"] + self.tokens["test"]
 
+    @property
+    def rag_passes(self) -> float:
+        """Inputs of in-context RAG for each held-out token."""
+        config, corpus = self.experiment.in_context_rag, self.experiment.corpus
+        wanted = config.passage_tokens + corpus.block_size
+        room = config.max_inputs(corpus.block_size, self.model.max_positions)
+        inputs = min(wanted - corpus.stride / 2, room)
+        # Where the context slides with each query, none shares a pass.
+        return (RAG_SHARE if room == wanted else 1) * inputs / config.every_tokens
+
+    def epochs(self, stage: str) -> float:
+        """Return the passes over the training text of a stage that trains, at most."""
+        options, stride = self.experiment.options_of(stage), self.experiment.corpus.train_stride
+        steps = max(1, self.tokens["train"] / stride / options.batch_size)
+        at_most = options.max_steps / steps if options.max_steps >= 0 else math.inf
+        return min(options.max_epochs, at_most)
+
+    def inputs(self, split: str) -> float:
+        """Return the input tokens of a pass over a split."""
+        return self.tokens[split] * self.experiment.corpus.passes(split)
+
     def forward(self, split: str, model: ModelFacts) -> float:
         """FLOPs of a model's body over a split."""
         return 2.0 * model.body_parameters * self.inputs(split)
 
-    def inputs(self, split: str) -> float:
-        """Return the input tokens of a pass over a split."""
-        return self.tokens[split] * self.passes[split]
+    def scoring(self, split: str, model: ModelFacts) -> float:
+        """FLOPs of a model over a split, its head at each token once."""
+        return self.forward(split, model) + 2.0 * self.tokens[split] * model.head_parameters
 
 
 def read_sizes(job: Job, train_tokens: int | None, stages: Sequence[str]) -> Sizes:
@@ -72,30 +78,16 @@ def read_sizes(job: Job, train_tokens: int | None, stages: Sequence[str]) -> Siz
 
     Given `train_tokens`, the training text counts as so long.
     """
-    experiment, corpus = job.experiment, job.experiment.corpus
     tokens = _token_counts(job)
     if train_tokens is not None:
         tokens["train"] = train_tokens
     facts = model_facts(job)
-
-    def epochs(options: TrainerConfig) -> float:
-        steps = max(1, tokens["train"] / corpus.train_stride / options.batch_size)
-        at_most = options.max_steps / steps if options.max_steps >= 0 else math.inf
-        return min(options.max_epochs, at_most)
-
     return Sizes(
+        experiment=job.experiment,
         tokens=tokens,
         model=facts,
         keys=_key_facts(job, facts) if "datastore" in stages else facts,
         memory=_memory_facts(job, facts) if {"memory", "memory_scores"} & set(stages) else facts,
-        passes={split: corpus.passes(split) for split in SPLITS},
-        k=experiment.knn.k,
-        k_max=experiment.knn.k_max,
-        search=experiment.search,
-        lm_targets=LM_TARGET_TOKENS if experiment.knn.lm_share > 0 else 0,
-        num_memories=len(experiment.memory_mixture.memories),
-        rag_passes=_rag_passes(job, facts.max_positions),
-        epochs={name: epochs(experiment.options_of(name)) for name in ("memory", *FINE_TUNED)},
     )
 
 
@@ -122,15 +114,6 @@ def _memory_facts(job: Job, base: ModelFacts) -> ModelFacts:
     check_blocks(blocks, facts.num_blocks)
     left = facts.body_parameters * blocks // facts.num_blocks
     return replace(facts, parameters=facts.parameters - facts.body_parameters + left)
-
-
-def _rag_passes(job: Job, max_positions: int) -> float:
-    config, corpus = job.experiment.in_context_rag, job.experiment.corpus
-    wanted = config.passage_tokens + corpus.block_size
-    room = config.max_inputs(corpus.block_size, max_positions)
-    inputs = min(wanted - corpus.stride / 2, room)
-    # Where the context slides with each query, none shares a pass.
-    return (RAG_SHARE if room == wanted else 1) * inputs / config.every_tokens
 
 
 def model_facts(job: Job) -> ModelFacts:
