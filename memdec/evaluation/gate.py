@@ -16,7 +16,7 @@ from torch import Tensor
 from memdec.evaluation.alpha import as_float64
 from memdec.models.mixture import mix_log_probs
 
-__all__ = ["Gate", "fit_gate", "mix_gated", "oracle_log_probs"]
+__all__ = ["Gate", "fit_gate", "mix_gated"]
 
 PENALTY = 1e-3
 """Times the squared weights of the standardised features: a few thousand tokens fit a few."""
@@ -87,16 +87,6 @@ def mix_gated(
 ) -> NDArray[np.float32]:
     """Return the mixture's gold log-probs with one alpha, or each token's own [N]."""
     return mix_log_probs(torch.tensor(lm_N), torch.tensor(memory_N), alpha).numpy()
-
-
-def oracle_log_probs(
-    lm_N: NDArray[np.float32], memory_N: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """Return the best that any alpha can do at each token: alpha 0 or 1, whichever is likelier.
-
-    A bound, not a method: it looks at the gold token.
-    """
-    return np.maximum(lm_N, memory_N)
 
 
 def _share(logits_N: Tensor) -> Tensor:

@@ -1,19 +1,14 @@
 """The Memory Decoder with an alpha of its own for each token (beyond the paper)."""
 
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memdec.artifacts.artifact import Artifact
 from memdec.corpus.config import HELD_OUT
-from memdec.methods.contract import (
-    AdaptedLM,
-    Candidate,
-    Method,
-    MethodInputs,
-    split_scores,
-)
+from memdec.methods.contract import AdaptedLM, MethodInputs
+from memdec.methods.memory_decoder import MemoryDecoderMethod
 
 FEATURES = (
     "entropy of the base",
@@ -25,27 +20,21 @@ FEATURES = (
 )
 
 
-class AdaptiveAlpha(Method):
+class AdaptiveAlpha(MemoryDecoderMethod):
     """p = alpha_n p_memory + (1 - alpha_n) p_lm, alpha_n from a gate fitted on validation."""
 
     name = "adaptive_alpha"
     label = "Memory Decoder, adaptive alpha"
     section = "memory_decoder"
-    stages = ("base_scores", "memory_scores")
 
     def adapt(self, inputs: MethodInputs) -> AdaptedLM:
         """Offer the memory, and what the gate may look at."""
         base, memory = inputs.artifacts["base_scores"], inputs.artifacts["memory_scores"]
-        trained = inputs.artifacts.get("memory")  # none where a trained one is plugged in
-        return AdaptedLM(
-            lm=split_scores(base),
-            candidates=(Candidate(split_scores(memory)),),
+        return replace(
+            super().adapt(inputs),
+            top_tokens=None,
             gate_features={split: gate_features(base, memory, split) for split in HELD_OUT},
             gate_feature_names=FEATURES,
-            memory_path=(
-                trained.path / "export" if trained else Path(inputs.config.trained).expanduser()
-            ),
-            training=trained,
         )
 
 
