@@ -5,6 +5,7 @@ from typing import Any
 
 from memdec.artifacts.fingerprint import fingerprint
 from memdec.methods.contract import Method
+from memdec.methods.registry import METHODS
 from memdec.models.exports import read_memory_facts
 from memdec.pipeline.job import Job
 from memdec.results.record import SCHEMA
@@ -18,6 +19,17 @@ def record_fingerprint(job: Job, method: Method) -> str:
     settings = {key: value for key, value in job.experiment.facts().items() if key not in _SILENT}
     stages = {stage: job.fingerprint(stage) for stage in method.stages}
     return fingerprint({"method": method.name, "settings": settings, "stages": stages})
+
+
+def record_fingerprints(job: Job) -> list[str]:
+    """Return what names the record of each of the experiment's methods."""
+    return [record_fingerprint(job, METHODS[name]) for name in job.experiment.methods]
+
+
+def run_folder(job: Job) -> Path:
+    """Return the folder of METHOD/record.json."""
+    run = fingerprint(record_fingerprints(job))[:8]
+    return job.root / "runs" / f"{job.experiment.name}-{run}"
 
 
 def describe(job: Job, method: Method) -> dict[str, Any]:

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from memdec.artifacts.files import read_json, write_text
-from memdec.artifacts.fingerprint import fingerprint
 from memdec.artifacts.provenance import now, provenance, source_state
 from memdec.errors import MemdecError
 from memdec.methods.contract import Method
 from memdec.methods.registry import METHODS
 from memdec.pipeline.experiment import Experiment
+from memdec.pipeline.identity import describe, run_folder
 from memdec.pipeline.job import Job
 from memdec.pipeline.plan import check_room, make_plan
 from memdec.pipeline.preflight import check_models
@@ -40,7 +40,7 @@ def run_experiment(experiment: Experiment, root: Path, rank: int = 0) -> RunResu
         MemdecError: A mistake of the user's, before or during the work; nothing is half-written.
     """
     job, methods = _open(experiment, root, rank)
-    folder = root / "runs" / f"{experiment.name}-{_run_fingerprint(job, methods)}"
+    folder = run_folder(job)
     _check(job, stages_of(experiment, methods))
     if rank > 0:
         for stage in job.required(stages_of(experiment, methods)):
@@ -85,12 +85,6 @@ def _check(job: Job, stages: tuple[str, ...]) -> None:
     check_models(job, job.required(stages))
 
 
-def _run_fingerprint(job: Job, methods: list[Method]) -> str:
-    from memdec.pipeline.identity import record_fingerprint
-
-    return fingerprint([record_fingerprint(job, method) for method in methods])[:8]
-
-
 def _record(job: Job, method: Method, path: Path) -> Record:
     if found := _finished(path):
         return found
@@ -121,8 +115,6 @@ def _write(path: Path, record: Record) -> None:
 
 
 def _failure(job: Job, method: Method, started: str, error: Exception) -> Record:
-    from memdec.pipeline.identity import describe
-
     return describe(job, method) | {
         "metrics": {},
         "provenance": provenance() | {"started": started, "finished": now()},

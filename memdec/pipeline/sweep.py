@@ -16,8 +16,6 @@ from filelock import FileLock, Timeout
 
 from memdec.errors import ArtifactError, ConfigError
 from memdec.pipeline.sweep_file import load_sweep
-from memdec.pipeline.sweep_identity import trial_identity
-from memdec.pipeline.sweep_metric import read_metric
 from memdec.pipeline.sweep_state import Status, TrialState, open_states
 from memdec.pipeline.sweep_view import open_view
 
@@ -44,12 +42,7 @@ def run_sweep(path: Path | str, jobs: int = 1, artifacts: Path = Path("artifacts
     folder = artifacts / "sweeps" / sweep.name
     folder.mkdir(parents=True, exist_ok=True)
     with _only_one(folder), _count_signals() as signals:
-        states = open_states(
-            sweep,
-            folder,
-            lambda trial: read_metric(trial, sweep.metric, artifacts),
-            lambda trial: trial_identity(trial, artifacts),
-        )
+        states = open_states(sweep, folder, artifacts)
         with open_view(sweep, states, folder) as view:
             for state in _Pool(states, jobs, signals).run():
                 view.changed(state)

@@ -1,4 +1,4 @@
-"""What a trial of a sweep would make today: its records by name, and the code that makes them."""
+"""What a trial of a sweep would make today: its records, and the code that makes them."""
 
 from functools import cache
 from pathlib import Path
@@ -7,9 +7,7 @@ import memdec
 from memdec.artifacts.fingerprint import fingerprint, hash_file
 from memdec.artifacts.provenance import source_state
 from memdec.errors import MemdecError
-from memdec.methods.registry import METHODS
-from memdec.pipeline.experiment import Experiment
-from memdec.pipeline.identity import record_fingerprint
+from memdec.pipeline.identity import record_fingerprints
 from memdec.pipeline.job import Job
 from memdec.pipeline.sweep_file import Trial
 
@@ -23,20 +21,10 @@ def trial_identity(trial: Trial, root: Path) -> str | None:
     if trial.experiment is None:
         return trial.id
     try:
-        records = record_fingerprints(trial.experiment, root)
+        records = record_fingerprints(Job(trial.experiment, root))
     except (MemdecError, OSError):
         return None
     return fingerprint([records, source_state(), _sources()])
-
-
-def record_fingerprints(experiment: Experiment, root: Path) -> dict[str, str]:
-    """Return the fingerprint of each method's record, as a run would name it now.
-
-    Raises:
-        MemdecError: A file, model or dataset of the experiment cannot be found.
-    """
-    job = Job(experiment, root)
-    return {name: record_fingerprint(job, METHODS[name]) for name in experiment.methods}
 
 
 @cache

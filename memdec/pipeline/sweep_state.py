@@ -6,18 +6,16 @@ import os
 import shlex
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
 from memdec.artifacts.files import read_json, write_text
 from memdec.artifacts.provenance import now
 from memdec.pipeline.sweep_file import Sweep, Trial
+from memdec.pipeline.sweep_identity import trial_identity
+from memdec.pipeline.sweep_metric import read_metric
 
 TAIL_BYTES = 4096
-
-Measure = Callable[[Trial], float | None]
-Identify = Callable[[Trial], str | None]
 
 
 class Status(enum.StrEnum):
@@ -35,7 +33,7 @@ class TrialState:
     """One trial: its status, and the files FOLDER/ID.json and FOLDER/ID.log."""
 
     def __init__(
-        self, number: int, trial: Trial, folder: Path, measure: Measure, identify: Identify
+        self, number: int, trial: Trial, folder: Path, metric: str | None, root: Path
     ) -> None:
         self.number = number
         self.trial = trial
@@ -47,8 +45,8 @@ class TrialState:
         self.reason = ""
         self._started = 0.0
         self._log_start = 0
-        self._measure = measure
-        self._identify = identify
+        self._metric = metric
+        self._root = root
         self._identity: str | None = None
         known = read_json(self.file)  # empty when it never ran, or was torn by a full disk
         if known.get("status") == Status.FINISHED and self._is_still(known.get("identity")):
@@ -74,7 +72,7 @@ class TrialState:
 
     def open_log(self) -> IO[bytes]:
         """Open the log for one more attempt; earlier attempts stay in it."""
-        self._identity = self._identify(self.trial)  # before the trial reads anything
+        self._identity = trial_identity(self.trial, self._root)  # before the trial reads anything
         log = self.log.open("ab")
         log.write(f"# {now()} {shlex.join(self.trial.command)}\n".encode())
         log.flush()
@@ -94,7 +92,7 @@ class TrialState:
             how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit {code}"
             self.reason = f"{how}: {self.last_line() or 'it wrote nothing'}"
         else:
-            self.value = self._measure(self.trial)
+            self.value = read_metric(self.trial, self._metric, self._root)
         self._write(code)
 
     def stop(self) -> None:
@@ -104,7 +102,7 @@ class TrialState:
         self._write(None)
 
     def _is_still(self, identity: str | None) -> bool:
-        return identity is not None and identity == self._identify(self.trial)
+        return identity is not None and identity == trial_identity(self.trial, self._root)
 
     def _write(self, code: int | None) -> None:
         facts = {
@@ -120,15 +118,12 @@ class TrialState:
         write_text(self.file, json.dumps(facts, indent=1) + "\n")
 
 
-def open_states(
-    sweep: Sweep, folder: Path, measure: Measure, identify: Identify
-) -> list[TrialState]:
+def open_states(sweep: Sweep, folder: Path, root: Path) -> list[TrialState]:
     """Return the states of all trials, those that finished in an earlier call marked so.
 
-    `measure` returns a finished trial's value of the sweep's metric, or None; `identify` what the
-    trial would make now, or None. A trial that would now make something else is to run again.
+    `root` is the folder of artifacts. A trial that would now make something else is to run again.
     """
     return [
-        TrialState(number, trial, folder, measure, identify)
+        TrialState(number, trial, folder, sweep.metric, root)
         for number, trial in enumerate(sweep.trials, 1)
     ]

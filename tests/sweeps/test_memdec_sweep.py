@@ -6,13 +6,15 @@ import re
 import signal
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
+from memdec.pipeline.identity import run_folder
+from memdec.pipeline.job import Job
 from memdec.pipeline.sweep_file import load_sweep
-from memdec.pipeline.sweep_identity import record_fingerprints, trial_identity
 from memdec.pipeline.sweep_metric import read_metric
 from memdec.pipeline.sweep_state import Status, open_states
 
@@ -73,15 +75,9 @@ def reruns(tiny_experiment, monkeypatch):
     monkeypatch.chdir(tiny_experiment)
     Path("grid.yaml").write_text(yaml.safe_dump(SWEEP | {"parameters": {"seed": {"value": 4}}}))
     loaded = load_sweep("grid.yaml")
-    artifacts = tiny_experiment / "artifacts"
 
     def open_state():
-        (state,) = open_states(
-            loaded,
-            tiny_experiment,
-            lambda trial: 1.0,
-            lambda trial: trial_identity(trial, artifacts),
-        )
+        (state,) = open_states(loaded, tiny_experiment, tiny_experiment / "artifacts")
         return state
 
     state = open_state()
@@ -126,36 +122,29 @@ def test_a_wrong_sweep_is_one_line_and_exit_code_2(environment, tiny_experiment)
     assert not (tiny_experiment / "artifacts").exists()
 
 
-def test_the_metric_is_that_of_the_latest_record_of_the_trial(tiny_experiment, monkeypatch):
+def test_the_metric_is_that_of_the_records_of_the_trial(tiny_experiment, monkeypatch):
     tmp_path = tiny_experiment
     monkeypatch.chdir(tmp_path)
     Path("grid.yaml").write_text(yaml.safe_dump(SWEEP | {"parameters": {"seed": {"value": 4}}}))
     (trial,) = load_sweep("grid.yaml").trials
-    names = record_fingerprints(trial.experiment, tmp_path)
+    own = run_folder(Job(trial.experiment, tmp_path))
+    other = run_folder(Job(replace(trial.experiment, seed=5), tmp_path))
 
-    def write(folder, method, value, finished, **changes):
-        record = {
-            "id": "x",
-            "method": method,
-            "alpha": None,
-            "status": "complete",
-            "fingerprint": names[method],
-            "metrics": {"test/perplexity": value},
-            "provenance": {"finished": finished},
-        }
-        path = tmp_path / "runs" / folder / method / "record.json"
-        path.parent.mkdir(parents=True)
-        path.write_text(json.dumps(record | changes))
+    def write(folder, method, value, status="complete"):
+        metrics = {"test/perplexity": value}
+        record = {"id": "x", "method": method, "alpha": None, "status": status, "metrics": metrics}
+        path = folder / method / "record.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(record))
 
-    runs = tmp_path / "runs"
+    write(other, "memory_decoder", 2.0)
     assert read_metric(trial, "test/perplexity", tmp_path) is None
-    write("tiny-1", "base", 9.0, "2026-01-05")
-    write("tiny-1", "memory_decoder", 5.0, "2026-01-02")
-    write("tiny-2", "memory_decoder", 4.0, "2026-01-03")
-    write("tiny-3", "memory_decoder", 3.0, "2026-01-01")
-    write("tiny-4", "memory_decoder", 2.0, "2026-01-04", fingerprint="of another seed")
-    write("tiny-5", "memory_decoder", 1.0, "2026-01-04", status="failed")
-    (runs / "tiny-1" / "base" / "record.json").with_name("other.json").write_text("{")
+    write(own, "base", 9.0)
+    write(own, "memory_decoder", 1.0, "failed")
+    assert read_metric(trial, "memory_decoder/test/perplexity", tmp_path) is None
+    (own / "memory_decoder" / "record.json").write_text("{")
+    assert read_metric(trial, "memory_decoder/test/perplexity", tmp_path) is None
+    write(own, "memory_decoder", 4.0)
     assert read_metric(trial, "test/perplexity", tmp_path) == 4.0  # the last method of the list
     assert read_metric(trial, "base/test/perplexity", tmp_path) == 9.0
     assert read_metric(trial, "train/loss", tmp_path) is None
