@@ -80,6 +80,7 @@ def assert_nothing_written(folder):
         ("knn.k=25", ["knn.k is 25", "knn.k_max = 24"]),
         ("methods=[bse]", ["methods", "'bse'", "did you mean 'base'"]),
         ("methods=[]", ["methods is empty", "base"]),
+        ("methods=[base,dapt,base]", ["methods names base more than once"]),
         ("scale=big", ["scale", "'big'", "smoke, small, paper"]),
         ("name=a/b", ["name", "'a/b'"]),
         ("trainer.batch_size=7", ["trainer.batch_size 7", "multiple"]),

@@ -56,6 +56,8 @@ def add_lora(lm: "PreTrainedModel", rank: int, scale: float, seed: int) -> None:
         torch.manual_seed(seed)
         lm.add_adapter(config)
     config.base_model_name_or_path = None  # a path of this machine
+    # peft makes it a set, whose order in the export changes from process to process
+    config.target_modules = sorted(config.target_modules or ())
 
 
 def load_lora(path: Path, base: Path, dtype: str, device: torch.device) -> "PreTrainedModel":

@@ -76,6 +76,8 @@ class Experiment:
             raise ConfigError(f"methods is empty; choose from {', '.join(METHODS)}.")
         for method in self.methods:
             check_choice("methods", method, tuple(METHODS))
+            if self.methods.count(method) > 1:
+                raise ConfigError(f"methods names {method} more than once; name each once.")
         if "memory_mixture" in self.methods and not self.memory_mixture.memories:
             raise ConfigError(
                 "memory_mixture.memories is empty; give the export folders of trained memories, "
