@@ -161,9 +161,9 @@ def _label(by: str, value: Any, records: list[Record]) -> str:
     names = {"experiment": lambda r: r.topic, "method": lambda r: r.name}
     if by in names:
         return next(names[by](r) for r in records if field_of(r, by) == value)
-    if isinstance(value, int | float):
-        return f"{value:,}" if isinstance(value, int) else f"{value:g}"
-    return last_part(value)
+    if type(value) is int:  # True is an int too
+        return f"{value:,}"
+    return f"{value:g}" if isinstance(value, float) else last_part(value)
 
 
 def last_part(value: Any) -> str:
