@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from textwrap import wrap
 
 from memdec.results.aggregate import Cell
 from memdec.results.drawn import Run, names_of, rows_with_runs, runs_of, styles_of
@@ -62,9 +63,10 @@ def _dots(table: Table, index: int, heading: Heading) -> Figure | None:
     names, styles = names_of(rows), styles_of(rows)
     x = Axis.around([value for bar in bars for value in bar], _metric(table))
     y = Axis(low=-0.6, high=len(shown) - 0.4, label="")
-    left = min(30 + 7.6 * max(map(len, names)), 380)
+    lines = [wrap(name, 46, break_on_hyphens=False) for name in names]  # leaves the marks room
+    left = 30 + 7.6 * max(len(line) for name in lines for line in name)
     height = max(HEIGHT, 100 + 34 * len(shown))  # a number stands above each mark
-    chart = Chart(title=heading.label, x=x, y=y, left=left, height=height, names=names[::-1])
+    chart = Chart(title=heading.label, x=x, y=y, left=left, height=height, names=lines[::-1])
     for i, (low, mean, high) in reversed(list(enumerate(bars))):
         place = len(shown) - 1 - i  # the first row on top
         chart.span((low, place), (high, place), styles[i])

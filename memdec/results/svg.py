@@ -11,6 +11,7 @@ from importlib.resources import files
 WIDTH, HEIGHT = 560, 340
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 18, 44, 48
 _CHARACTER = 8.0  # mean width of a 14 px letter
+_LINE = 15.0  # from one line of a name to its next
 Point = tuple[float, float]
 NUM_STYLES = 10
 """Classes s1 to s10 of figure.css; s0 is the base's grey."""
@@ -79,8 +80,8 @@ class Chart:
     y: Axis
     left: float = _LEFT
     height: int = HEIGHT
-    names: list[str] = field(default_factory=list)
-    """Names of horizontal rows in place of ticks on the left."""
+    names: list[list[str]] = field(default_factory=list)
+    """Names of horizontal rows, line by line, in place of ticks on the left."""
     parts: list[str] = field(default_factory=list)
     legend: list[tuple[str, str, str]] = field(default_factory=list)
     """Style, kind (dot, line, dash) and text."""
@@ -138,14 +139,16 @@ class Chart:
             parts.append(
                 f'<text x="{x}" y="{bottom + 18}" text-anchor="middle">{short(tick)}</text>'
             )
-        rows = [(tick, short(tick)) for tick in self.y.ticks()]
-        for value, words in list(enumerate(self.names)) if self.names else rows:
+        rows = [(tick, [short(tick)]) for tick in self.y.ticks()]
+        for value, lines in list(enumerate(self.names)) if self.names else rows:
             y = self.at((self.x.low, value))[1]
             parts.append(f'<line class="grid" x1="{self.left}" x2="{right}" y1="{y}" y2="{y}"/>')
-            parts.append(
-                f'<text x="{self.left - 8}" y="{float(y) + 4:.1f}" text-anchor="end">'
+            first = float(y) + 4 - _LINE * (len(lines) - 1) / 2
+            parts += [
+                f'<text x="{self.left - 8}" y="{first + _LINE * i:.1f}" text-anchor="end">'
                 f"{escape(words)}</text>"
-            )
+                for i, words in enumerate(lines)
+            ]
         middle = (self.left + right) / 2
         parts.append(
             f'<text class="axis" x="{middle:.1f}" y="{self.height - 10}" text-anchor="middle">'

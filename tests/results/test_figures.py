@@ -145,6 +145,22 @@ def test_a_row_has_one_style_in_every_figure(records, make_record):
     assert 's2 dot" transform' in found["toy-small-alpha-toy"].svg
 
 
+def test_a_long_name_goes_on_in_a_second_line_inside_the_drawing(records):
+    long = "Gated by gold, with targets of the whole kNN-LM, from: dapt"
+    rows = [
+        Selector(label="Base", where={"method": "base"}),
+        Selector(label=long, where={"method": "memory_decoder"}),
+    ]
+    svg = figures(plain(rows=rows), records)["toy-small-dots-test-perplexity"].svg
+    found = re.findall(r'<text x="([\d.]+)" y="([\d.]+)" text-anchor="end">([^<]*)<', svg)
+    words = {float(y): text for _, y, text in found}
+    base, top, bottom = sorted(words)
+    assert words[base] == "Base"
+    assert f"{words[top]} {words[bottom]}" == long
+    assert bottom - top == 15
+    assert all(float(x) - 7.6 * len(text) > 0 for x, _, text in found)
+
+
 def test_a_long_legend_stands_above_the_axes():
     axis = Axis(low=0, high=1, label="")
     chart = Chart(title="t", x=axis, y=axis, legend=[("s1", "dot", "x" * 50)] * 5)
