@@ -44,8 +44,9 @@ def plain(**changes):
     return TableSpec(**({"name": "toy", "title": "Toy", "columns": columns} | changes))
 
 
-def test_a_table_gives_its_five_figures(records):
-    assert list(figures(plain(), records)) == [
+def test_a_table_gives_its_five_figures(records, make_record):
+    third = make_record(17.0, method="lora", budget={"parameters": 1500, "seconds": 50.0})
+    assert list(figures(plain(), [*records, third])) == [
         "toy-small-dots-test-perplexity",
         "toy-small-alpha-toy",
         "toy-small-training-toy",
@@ -359,12 +360,27 @@ def test_seconds_of_two_machines_are_not_compared(make_record):
     records = [
         make_record(16.0, budget={"seconds": 10.0, "parameters": 1.0}),
         make_record(15.0, method="knn_lm", budget={"seconds": 20.0, "parameters": 2.0}),
+        make_record(14.0, method="lora", budget={"seconds": 30.0, "parameters": 3.0}),
     ]
     assert [name for name in figures(plain(), records) if "-seconds-" in name]
     records[1] = replace(records[1], provenance=other)
     found = figures(plain(), records)
     assert not [name for name in found if "-seconds-" in name]
     assert [name for name in found if "-parameters-" in name]
+
+
+def test_a_figure_of_costs_needs_three_that_differ(make_record):
+    records = [
+        make_record(16.0, method=method, budget={"seconds": seconds, "parameters": parameters})
+        for method, seconds, parameters in (
+            ("base", 10.0, 134_515_008),
+            ("lora", 20.0, 268_792_128),
+            ("memory_decoder", 30.0, 269_030_016),
+        )
+    ]
+    found = figures(plain(), records)
+    assert "toy-small-seconds-test-perplexity" in found
+    assert "toy-small-parameters-test-perplexity" not in found
 
 
 def test_one_validation_is_no_curve(make_record):
