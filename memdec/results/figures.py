@@ -254,7 +254,7 @@ def _cost(table: Table, index: int, heading: Heading, metric: str) -> Figure | N
                 found.append((label, style, float(cost), height))
     costs = [cost for _, _, cost, _ in found]
     machines = {hardware(run) for runs in by_seed for run in runs.values()}
-    # fewer than three, to two digits (the base, and memories of one size), say no more than the table
+    # fewer than three to two digits (the base, memories of one size) say no more than the table
     if len({f"{cost:.2g}" for cost in costs}) < 3 or (metric == "seconds" and len(machines) > 1):
         return None
     chart = Chart(
