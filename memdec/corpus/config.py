@@ -46,7 +46,8 @@ class CorpusConfig:
     split_seed: int = 0
     """Fixes which document goes where, and their order, when memdec makes the splits."""
     max_overlap: float = 0.2
-    """Largest share of test documents that may have a near duplicate in train; more is refused."""
+    """Largest share of test documents that may have a near duplicate in train, or in validation;
+    more is refused."""
 
     max_train_tokens: int = 0
     """Whole documents in order until the limit, the last one cut; 0 for all."""

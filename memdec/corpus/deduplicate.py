@@ -88,33 +88,33 @@ def drop_near_duplicates(texts: Iterable[str]) -> list[str]:
 
 
 class Overlap:
-    """Count the test documents that also stand in train; all of test first, then train streams."""
+    """Count the test documents that also stand in another split; all of test first."""
 
     def __init__(self) -> None:
         self._test = ShingleIndex(whole_phrases=True)
         self._numbers: defaultdict[str, set[int]] = defaultdict(set)
-        self._exact: set[int] = set()
-        self._near: set[int] = set()
+        self._exact: defaultdict[str, set[int]] = defaultdict(set)
+        self._near: defaultdict[str, set[int]] = defaultdict(set)
 
     def add_test_document(self, text: str) -> None:
         """Add a document to look for."""
         self._numbers[text].add(len(self._test))
         self._test.add(text)
 
-    def add_train_document(self, text: str) -> None:
-        """Mark the test documents that `text` repeats, exactly or nearly."""
-        self._exact |= self._numbers.get(text, set())
-        self._near.update(self._test.near_duplicates(text))
+    def add_document(self, split: str, text: str) -> None:
+        """Mark the test documents that `text` of another split repeats, exactly or nearly."""
+        exact = self._numbers.get(text, set())
+        self._exact[split] |= exact
+        self._near[split] |= exact.union(self._test.near_duplicates(text))
 
-    @property
-    def share(self) -> float:
-        """Share of the test documents that have a near duplicate in train."""
-        return len(self._near | self._exact) / max(1, len(self._test))
+    def share(self, split: str) -> float:
+        """Return the share of the test documents that have a near duplicate in the split."""
+        return len(self._near[split]) / max(1, len(self._test))
 
-    def facts(self) -> dict[str, int]:
-        """Return how many test documents there are, and have an exact or a near twin in train."""
+    def facts(self, split: str) -> dict[str, int]:
+        """Return how many test documents there are, and have an exact or a near twin there."""
         return {
             "test_documents": len(self._test),
-            "exact": len(self._exact),
-            "near": len(self._near | self._exact),
+            "exact": len(self._exact[split]),
+            "near": len(self._near[split]),
         }

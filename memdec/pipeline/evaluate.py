@@ -68,9 +68,10 @@ def _metrics(job: Job, settled: Settled, artifacts: dict[str, Artifact]) -> dict
     }
     for split in SPLITS:
         metrics[f"{split}/num_documents"] = len(tokens.array(f"{split}_document_starts"))
-    repeated = tokens.info["train_test_overlap"]
-    metrics["test/documents_in_train"] = repeated["near"]  # the exact ones among them
-    metrics["test/documents_exactly_in_train"] = repeated["exact"]
+    for split in ("train", "validation"):
+        repeated = tokens.info[f"{split}_test_overlap"]
+        metrics[f"test/documents_in_{split}"] = repeated["near"]  # the exact ones among them
+        metrics[f"test/documents_exactly_in_{split}"] = repeated["exact"]
     base = np.asarray(job.artifact("base_scores").array("test_gold_log_probs"))
     for name, other_N in _compared_with(base, settled).items():
         ratio = np.exp(np.mean(other_N, dtype=np.float64) + metrics["test/nll"])

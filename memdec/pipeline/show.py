@@ -30,13 +30,14 @@ def show_result(result: RunResult) -> None:
     console = _console()
     console.print(table)
     facts = result.records[0]["metrics"]
-    if facts["test/documents_in_train"]:
-        console.print(
-            f"{facts['test/documents_in_train']} of {facts['test/num_documents']} test documents "
-            f"also stand in train, {facts['test/documents_exactly_in_train']} word for word.",
-            soft_wrap=True,
-            highlight=False,
-        )
+    for split in ("train", "validation"):
+        if repeated := facts[f"test/documents_in_{split}"]:
+            console.print(
+                f"{repeated} of {facts['test/num_documents']} test documents also stand in "
+                f"{split}, {facts[f'test/documents_exactly_in_{split}']} word for word.",
+                soft_wrap=True,
+                highlight=False,
+            )
     console.print(f"records: {result.folder}/*/record.json", soft_wrap=True, highlight=False)
     for record in result.records:
         if "generation" in record:

@@ -45,11 +45,11 @@ def test_a_phrase_is_no_copy_of_the_text_that_it_stands_in():
     assert drop_near_duplicates([phrase, phrase + " w23"]) == [phrase]
     overlap = Overlap()
     overlap.add_test_document(text)
-    overlap.add_train_document(phrase)
-    assert overlap.share == 0
+    overlap.add_document("train", phrase)
+    assert overlap.share("train") == 0
     overlap.add_test_document(phrase + " w999")  # but a test document that training shows is one
-    overlap.add_train_document(text)
-    assert overlap.facts() == {"test_documents": 2, "exact": 1, "near": 2}
+    overlap.add_document("train", text)
+    assert overlap.facts("train") == {"test_documents": 2, "exact": 1, "near": 2}
 
 
 def test_the_smaller_of_the_two_counts_whichever_comes_first():
@@ -105,14 +105,18 @@ def test_overlap_agrees_with_all_pairs(test_texts, train_texts):
     for text in test_texts:
         overlap.add_test_document(text)
     for text in train_texts:
-        overlap.add_train_document(text)
+        overlap.add_document("train", text)
     near = exact = 0
     for text in test_texts:
         same = text in train_texts
         exact += same
         near += same or any(slow_repeats(text, other) for other in train_texts)
-    assert overlap.facts() == {"test_documents": len(test_texts), "exact": exact, "near": near}
-    assert overlap.share == (near / len(test_texts) if test_texts else 0)
+    assert overlap.facts("train") == {
+        "test_documents": len(test_texts),
+        "exact": exact,
+        "near": near,
+    }
+    assert overlap.share("train") == (near / len(test_texts) if test_texts else 0)
 
 
 def test_a_long_train_document_is_searched_in_pieces():
@@ -124,5 +128,5 @@ def test_a_long_train_document_is_searched_in_pieces():
     overlap.add_test_document(lines[-7])
     # Holds most of the last piece, but more words of its own: half of neither whole text.
     overlap.add_test_document(f"{last} {sentence(10**6, 10**6 + 2 * num_last)}")
-    overlap.add_train_document(first + last)
-    assert overlap.facts() == {"test_documents": 3, "exact": 0, "near": 2}
+    overlap.add_document("train", first + last)
+    assert overlap.facts("train") == {"test_documents": 3, "exact": 0, "near": 2}

@@ -61,6 +61,7 @@ def test_the_artifact_follows_the_contract(writer, tmp_path):
         "separator_id": SEPARATOR,
         "tokenizer_hash": "0123abcd",
         "train_test_overlap": {"test_documents": 2, "exact": 0, "near": 0},
+        "validation_test_overlap": {"test_documents": 2, "exact": 0, "near": 0},
     }
 
 
@@ -75,20 +76,24 @@ def test_a_split_shorter_than_one_window_is_refused(writer, tmp_path):
         tokenize(writer, tmp_path, {**TEXTS, "validation": "1234567"})
 
 
-def test_shared_documents_are_counted_and_too_many_are_refused(writer, tmp_path):
+@pytest.mark.parametrize(("split", "other"), [("train", "validation"), ("validation", "train")])
+def test_shared_documents_are_counted_and_too_many_are_refused(writer, tmp_path, split, other):
     shared = "one two three four five six seven eight nine ten"
     texts = {
-        "train": f"{shared}\n\nsomething else again",
-        "validation": TEXTS["validation"],
+        split: f"{shared}\n\nsomething else again",
+        other: TEXTS[other],
         "test": f"{shared}\n\n{shared.upper()} eleven\n\nnew words only\n\nmore new ones",
     }
     with pytest.raises(DataError) as caught:
         tokenize(writer, tmp_path, texts, max_overlap=0.49)
     message = str(caught.value)
-    assert message.startswith("2 of 4 test documents also stand in train, 1 of them word for word")
+    assert message.startswith(
+        f"2 of 4 test documents also stand in {split}, 1 of them word for word"
+    )
     assert "corpus.max_overlap (0.49)" in message
     artifact = tokenize(writer, tmp_path, texts, max_overlap=0.5)
-    assert artifact.info["train_test_overlap"] == {"test_documents": 4, "exact": 1, "near": 2}
+    assert artifact.info[f"{split}_test_overlap"] == {"test_documents": 4, "exact": 1, "near": 2}
+    assert artifact.info[f"{other}_test_overlap"] == {"test_documents": 4, "exact": 0, "near": 0}
 
 
 def test_documents_beyond_the_limits_do_not_count_as_shared(writer, tmp_path):
