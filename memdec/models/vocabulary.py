@@ -2,7 +2,8 @@
 
 The paper re-initialises both and trains on (Llama-3 from Qwen, 10% of the budget). Rows can also
 be carried over: a token whose text is a token of the old vocabulary gets its row, any other the
-mean of the rows of the pieces that the old tokenizer reads in its text.
+mean of the rows of the pieces that the old tokenizer reads in its text, and part of a character
+the mean of all rows.
 
 Shape legend: V new vocabulary, W old vocabulary, D width.
 """
@@ -14,6 +15,9 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+NO_CHARACTER = "\N{REPLACEMENT CHARACTER}"
+"""What part of a character's bytes decodes to."""
 
 
 def change_vocabulary(
@@ -50,13 +54,34 @@ def change_vocabulary(
 
 
 def _copied_rows(old_WD: Tensor, old_tokenizer: Any, new_tokenizer: Any, num_rows: int) -> Tensor:
-    # Texts, not token strings, are compared: tokenizers spell a space in different ways.
-    new_ids = sorted(new_tokenizer.get_vocab().values())
-    texts = new_tokenizer.batch_decode([[token] for token in new_ids])
-    pieces = old_tokenizer(texts, add_special_tokens=False)["input_ids"]
-    mean_D = old_WD.mean(0)
-    rows_VD = mean_D.repeat(num_rows, 1)
-    for token, ids in zip(new_ids, pieces, strict=True):
-        if ids:  # one piece: the same text is a token there, and its row is copied as it is
+    old_tokens = {text: token for token, text in _texts(old_tokenizer).items()}
+    rows_VD = old_WD.mean(0).repeat(num_rows, 1)
+    read = {}
+    for token, text in _texts(new_tokenizer).items():
+        if text in old_tokens:
+            rows_VD[token] = old_WD[old_tokens[text]]
+        elif NO_CHARACTER not in text:
+            read[token] = text
+    pieces = old_tokenizer(list(read.values()), add_special_tokens=False)["input_ids"]
+    for token, ids in zip(read, pieces, strict=True):
+        if ids:
             rows_VD[token] = old_WD[ids].mean(0)
     return rows_VD
+
+
+def _texts(tokenizer: Any) -> dict[int, str]:
+    """Return what each token adds to a text; of part of a character, its name in the vocabulary.
+
+    Token strings would not do: tokenizers spell a space in different ways.
+    """
+    names = dict(sorted((token, name) for name, token in tokenizer.get_vocab().items()))
+    # Behind another token: some decoders strip the space that a text begins with.
+    (*_, anchor) = tokenizer("a", add_special_tokens=False)["input_ids"]
+    first, *both = tokenizer.batch_decode(
+        [[anchor], *([anchor, token] for token in names)], clean_up_tokenization_spaces=False
+    )
+    texts = (text.removeprefix(first) for text in both)
+    return {
+        token: NO_CHARACTER + names[token] if NO_CHARACTER in text else text
+        for token, text in zip(names, texts, strict=True)
+    }
