@@ -13,11 +13,15 @@ from memdec.models.loading import load_causal_lm
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-PROJECTIONS = (
-    *("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "down_proj"),  # Llama, Qwen, Gemma
-    *("attn.c_attn", "mlp.c_fc", "mlp.c_proj"),  # GPT-2
+ATTENTION = ("q_proj", "k_proj", "v_proj", "qkv_proj", "attn.c_attn")
+"""Ends of the names of the query, key and value projections: Llama's, Qwen's and Gemma's; Phi-3's
+in one; GPT-2's in one."""
+FEED_FORWARD = (
+    *("gate_proj", "up_proj", "down_proj", "gate_up_proj"),
+    *("mlp.c_fc", "mlp.c_proj"),
 )
-"""Ends of the names of the query, key, value and feed-forward projections."""
+"""Those of the feed-forward layer."""
+PROJECTIONS = ATTENTION + FEED_FORWARD
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
@@ -89,14 +93,14 @@ def load_lora(path: Path, base: Path, dtype: str, device: torch.device) -> "PreT
 
 
 def _projections(lm: nn.Module) -> dict[str, Any]:
-    found = {
-        name: module
-        for name, module in lm.named_modules()
-        if name.endswith(tuple(f".{ending}" for ending in PROJECTIONS))
-    }
-    if not found:
-        raise ConfigError(
-            f"{type(lm).__name__} has no projections that memdec knows for LoRA "
-            f"({', '.join(PROJECTIONS)}); leave lora out of methods."
-        )
+    found: dict[str, Any] = {}
+    for part, endings in {"attention": ATTENTION, "feed-forward": FEED_FORWARD}.items():
+        named = tuple(f".{ending}" for ending in endings)
+        modules = {name: module for name, module in lm.named_modules() if name.endswith(named)}
+        if not modules:
+            raise ConfigError(
+                f"{type(lm).__name__} has no {part} projections that memdec knows for LoRA "
+                f"({', '.join(endings)}); leave lora out of methods."
+            )
+        found |= modules
     return found

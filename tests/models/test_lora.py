@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 from torch import nn
+from transformers import Phi3Config, Phi3ForCausalLM
 
 from memdec.errors import ConfigError, DataError, MissingExtraError
 from memdec.models.loading import body_output, load_skeleton
@@ -123,8 +124,25 @@ def test_a_folder_without_an_adapter_is_refused(exported, tiny_model, name):
 
 
 def test_a_model_without_known_projections_is_refused():
-    with pytest.raises(ConfigError, match="Sequential has no projections that memdec knows"):
+    with pytest.raises(ConfigError, match="Sequential has no attention projections that memdec"):
         parameters_per_rank(nn.Sequential(nn.Linear(3, 4)))
+    only_attention = nn.ModuleDict({"attn": nn.ModuleDict({"q_proj": nn.Linear(3, 4)})})
+    with pytest.raises(ConfigError, match="ModuleDict has no feed-forward projections that memdec"):
+        parameters_per_rank(only_attention)
+
+
+def test_fused_projections_are_found():
+    config = Phi3Config(
+        vocab_size=50,
+        hidden_size=24,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        pad_token_id=0,
+    )
+    fused = (24 + 24 + 2 * 12) + (24 + 2 * 32) + (32 + 24)  # qkv, gate and up, down
+    assert parameters_per_rank(Phi3ForCausalLM(config)) == 2 * fused
 
 
 def test_a_missing_peft_is_named_with_its_extra(start, monkeypatch):
