@@ -73,6 +73,11 @@ def assert_nothing_written(folder):
         ("corpus=5", ["corpus"]),
         ("memory_decoder.alpha=1.5", ["memory_decoder.alpha", "[0, 1]", "1.5"]),
         ("memory_decoder.alpha=sometimes", ["memory_decoder.alpha", "'sometimes'"]),
+        ("memory_decoder.alpha=2", ["memory_decoder.alpha", "[0, 1]", "2"]),
+        ("knn_lm.alpha=true", ["knn_lm.alpha", "True"]),
+        ("seed=-1", ["seed must lie in 0..4294967295, got -1"]),
+        ("seed=5000000000", ["seed must lie in 0..4294967295, got 5000000000"]),
+        ("trainer.accelerator=tpu", ["trainer.accelerator", "'tpu'", "mps"]),
         ("memory_decoder.beta=-0.1", ["memory_decoder.beta", "[0, 1]", "-0.1"]),
         ("memory_decoder.beta=nan", ["memory_decoder.beta", "[0, 1]", "nan"]),
         ("knn.temperature=0", ["knn.temperature", "above 0", "got 0"]),
@@ -239,12 +244,50 @@ def test_a_damaged_artifact_is_refused_and_left_for_the_user(how, memdec, finish
     assert memdec("run", "tiny.yaml", cwd=folder).code == 0
 
 
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("model.device=cuda", ["model.device is 'cuda'", "no GPU", "cpu or auto"]),
+        ("trainer.accelerator=gpu", ["trainer.accelerator is 'gpu'", "cpu or auto"]),
+        ("trainer.accelerator=mps", ["trainer.accelerator is 'mps'", "cpu or auto"]),
+    ],
+)
+def test_a_device_that_is_not_there_is_refused_before_the_work(
+    override, words, memdec, experiment, tmp_path
+):
+    import torch
+
+    if torch.cuda.is_available() or torch.mps.is_available():
+        pytest.skip("this machine has one")
+    ended = memdec("run", experiment, override, cwd=tmp_path)
+    assert_refused(ended, *words)
+    assert not (tmp_path / "artifacts" / "tokens").exists()
+
+
+@pytest.mark.parametrize("alpha", ["0", "1", "0.5"])
+def test_alpha_may_be_written_without_a_point(alpha, memdec, experiment, tmp_path):
+    ended = memdec("plan", experiment, f"memory_decoder.alpha={alpha}", cwd=tmp_path)
+    assert ended.code == 0, ended.err
+
+
 def test_a_small_disk_is_refused_before_the_work(memdec, experiment, tmp_path):
     patch = {"free": 65 << 20}
     ended = memdec("run", experiment, cwd=tmp_path, patch=patch)
     assert_refused(ended, "this run needs", "68.2 MB are free", "MEMDEC_ARTIFACTS")
     assert_nothing_written(tmp_path)
     assert not (tmp_path / "artifacts" / "tokens").exists()
+
+
+def test_validation_text_that_is_the_test_text_is_refused_or_counted(
+    memdec, settings, experiment, tmp_path
+):
+    same = ("methods=[base]", f"corpus.validation={settings['corpus']['test']}")
+    ended = memdec("run", experiment, *same, "corpus.max_overlap=0.2", cwd=tmp_path)
+    assert_refused(ended, "5 of 5 test documents also stand in validation", "corpus.max_overlap")
+    ended = memdec("run", experiment, *same, "corpus.max_overlap=1", cwd=tmp_path)
+    assert ended.code == 0, ended.err
+    assert "5 of 5 test documents also stand in validation, 5 word for word." in ended.out
+    assert "also stand in train" not in ended.out
 
 
 def export_of(folder):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from memdec.artifacts.artifact import Artifact, ArtifactWriter, open_artifact
+from memdec.artifacts.artifact import SCRATCH, Artifact, ArtifactWriter, open_artifact
 from memdec.artifacts.files import read_json, write_text
 from memdec.artifacts.provenance import provenance
 
@@ -62,9 +63,12 @@ class Store:
         what a killed attempt left; other stages start afresh. `earlier` seconds, those of the
         shards that a build merges, count as its own.
         """
-        if found := self.open(stage, fingerprint):
-            return self._reused(found)
         final = self.path(stage, fingerprint)
+        if found := self.open(stage, fingerprint):
+            if (final / SCRATCH).exists():  # its maker was killed, or is at it now
+                with self._lock(final):
+                    shutil.rmtree(final / SCRATCH, ignore_errors=True)
+            return self._reused(found)
         with self._lock(final):
             if found := self.open(stage, fingerprint):
                 return self._reused(found)

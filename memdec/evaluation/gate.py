@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from memdec.evaluation.alpha import as_float64
-from memdec.models.mixture import mix_log_probs
 
-__all__ = ["Gate", "fit_gate", "mix_gated"]
+__all__ = ["Gate", "fit_gate"]
 
 PENALTY = 1e-3
 """Times the squared weights of the standardised features: a few thousand tokens fit a few."""
@@ -80,13 +79,6 @@ def fit_gate(
 
     optimizer.step(objective)
     return Gate(mean_F, scale_F, weights_F.detach(), float(bias.detach()))
-
-
-def mix_gated(
-    lm_N: NDArray[np.float32], memory_N: NDArray[np.float32], alpha: float | Tensor
-) -> NDArray[np.float32]:
-    """Return the mixture's gold log-probs with one alpha, or each token's own [N]."""
-    return mix_log_probs(torch.tensor(lm_N), torch.tensor(memory_N), alpha).numpy()
 
 
 def _share(logits_N: Tensor) -> Tensor:

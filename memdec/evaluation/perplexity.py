@@ -26,10 +26,16 @@ def perplexity_metrics(gold_log_probs_N: NDArray[Any], num_bytes: int) -> dict[s
     of the split, the first (never predicted) included.
 
     Raises:
-        DataError: There is no token, or a gold token has probability 0.
+        DataError: There is no token, or a gold token has probability 0 or none at all (NaN).
     """
     if len(gold_log_probs_N) == 0:
         raise DataError("there is no token to score.")
+    num_wrong = int(np.isnan(gold_log_probs_N).sum())
+    if num_wrong:
+        raise DataError(
+            f"{num_wrong:,} of {len(gold_log_probs_N):,} scored tokens have no probability (NaN): "
+            "the model's numbers overflow; check its weights, or set model.dtype=float32."
+        )
     num_lost = int(np.isneginf(gold_log_probs_N).sum())
     if num_lost:
         raise DataError(

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from memdec.evaluation.alpha import best_alpha, best_weights, mixture_nll
-from memdec.evaluation.gate import fit_gate, mix_gated
+from memdec.evaluation.gate import fit_gate
 from memdec.methods.contract import AdaptedLM, Candidate, Scores
+from memdec.models.mixture import mix_log_probs
 
 LARGEST_TUNED_ALPHA = 1 - 1e-6
 
@@ -64,10 +66,7 @@ def _gate(
     validation = adapted.lm["validation"], chosen.scores["validation"], features["validation"]
     gate = fit_gate(*validation, alpha)
     alphas = {split: gate.alphas(features[split]) for split in features}
-    mixed = {
-        split: mix_gated(adapted.lm[split], chosen.scores[split], alphas[split])
-        for split in adapted.lm
-    }
+    mixed = mix(adapted.lm, chosen.scores, alphas)
     names, weights = (*adapted.gate_feature_names, "bias"), gate.plain_weights().tolist()
     tuned = dict(chosen.settings)
     tuned |= {f"gate: {name}": weight for name, weight in zip(names, weights, strict=True)}
@@ -106,6 +105,15 @@ def _tune(adapted: AdaptedLM, candidate: Candidate) -> tuple[float, float, Candi
     return adapted.alpha, float(mixture_nll(*validation, [adapted.alpha])[0]), candidate
 
 
-def mix(lm: Scores, added: Scores, alpha: float) -> dict[str, NDArray[np.float32]]:
-    """Mix the gold log-probs of every split."""
-    return {split: mix_gated(lm[split], added[split], alpha) for split in lm}
+def mix(
+    lm: Scores, added: Scores, alpha: float | Mapping[str, Tensor]
+) -> dict[str, NDArray[np.float32]]:
+    """Mix the gold log-probs of every split with one alpha, or each token's own [N]."""
+    return {
+        split: mix_log_probs(
+            torch.tensor(lm[split]),
+            torch.tensor(added[split]),
+            alpha[split] if isinstance(alpha, Mapping) else alpha,
+        ).numpy()
+        for split in lm
+    }

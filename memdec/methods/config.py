@@ -14,7 +14,7 @@ class KnnLmConfig:
 
     temperatures: list[float] = field(default_factory=lambda: [1.0, 2.0, 4.0, 8.0, 16.0, 32.0])
     """Temperatures tried on validation, each with its own exact alpha; all above 0."""
-    alpha: float | str = "validation"
+    alpha: float | int | str = "validation"
     """The retriever's share in the mixture: a number in [0, 1], or validation."""
 
     def __post_init__(self) -> None:

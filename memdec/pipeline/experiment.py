@@ -30,6 +30,7 @@ from memdec.training.config import MemoryDecoderConfig, TrainerConfig
 
 SCALES = ("smoke", "small", "paper")
 LOGGERS = ("csv", "wandb", "none")
+LARGEST_SEED = 2**32 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +71,8 @@ class Experiment:
             raise ConfigError(
                 f"name is {self.name!r}; it names files: use letters, digits, dots, dashes, _."
             )
+        if not 0 <= self.seed <= LARGEST_SEED:
+            raise ConfigError(f"seed must lie in 0..{LARGEST_SEED}, got {self.seed}.")
         check_choice("scale", self.scale, SCALES)
         check_choice("logger", self.logger, LOGGERS)
         if not self.methods:

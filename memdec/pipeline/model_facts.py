@@ -67,7 +67,9 @@ def read_model_facts(path: Path) -> ModelFacts:
         blocks = int(config.get("num_hidden_layers", config.get("n_layer")))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise DataError(f"{path / 'config.json'} is no readable model configuration.") from None
-    shapes = [shape for file in sorted(path.glob("*.safetensors")) for shape in _shapes(file)]
+    # Mistral's own format, in the same folder, holds the same weights again.
+    files = (f for f in path.glob("*.safetensors") if not f.name.startswith("consolidated"))
+    shapes = [shape for file in sorted(files) for shape in _shapes(file)]
     parameters = sum(math.prod(shape) for shape in shapes)
     embeddings = sum(1 for shape in shapes if shape == [vocab, hidden])
     if not shapes:  # .bin weights: the usual size of a block
@@ -78,9 +80,15 @@ def read_model_facts(path: Path) -> ModelFacts:
 def _shapes(file: Path) -> list[list[int]]:
     try:
         with safe_open(file, framework="numpy") as tensors:
-            return [tensors.get_slice(name).get_shape() for name in tensors.keys()]  # noqa: SIM118
+            shapes = {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118
+            return [shape for name, shape in shapes.items() if not _is_mask(name, shape)]
     except SafetensorError:
         raise DataError(
             f"{file} is no whole safetensors file (a Git LFS pointer, or cut short?); fetch it "
             "again."
         ) from None
+
+
+def _is_mask(name: str, shape: list[int]) -> bool:
+    """Tell whether this is the causal mask that old GPT-2 files hold in each block."""
+    return name.endswith(".attn.masked_bias") or (name.endswith(".attn.bias") and len(shape) == 4)

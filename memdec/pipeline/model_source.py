@@ -11,6 +11,12 @@ _OTHERS = f", a .gguf file or {EMBEDDED}"
 IDENTITY_SUFFIXES = (".safetensors", ".bin", ".json", ".model", ".txt")
 """Files of a model directory that decide what it computes."""
 
+OTHER_FORMATS = [
+    *("*.gguf", "*.onnx*", "*.msgpack", "*.h5", "*.ot", "*.tflite", "*.pth"),
+    *("original/*", "consolidated*", "*.mlpackage/*"),
+]
+"""Files on the hub that hold the same weights once more."""
+
 
 @dataclass(frozen=True)
 class ModelSource:
@@ -60,7 +66,7 @@ def _from_hub(key: str, name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, ignore_patterns=["*.gguf", "*.onnx", "*.msgpack"]))
+        return Path(snapshot_download(name, ignore_patterns=OTHER_FORMATS))
     except Exception as error:  # the hub client has no common base for its failures
         raise DataError(
             f"{key} is {name!r}: no such directory or file here, and the model hub did not give it "

@@ -1,10 +1,33 @@
-"""What can be told about an experiment's models before anything is computed for it."""
+"""What can be told about an experiment's models and devices before anything is computed."""
 
 from collections.abc import Sequence
 
 from memdec.errors import ConfigError
 from memdec.pipeline.builders import load_tokenizer_of
 from memdec.pipeline.job import Job
+from memdec.pipeline.stages import STAGES
+
+
+def check_devices(job: Job, stages: Sequence[str]) -> None:
+    """Refuse a device that this machine lacks, unless no stage is left to make.
+
+    Raises:
+        ConfigError: model.device or trainer.accelerator asks for what PyTorch does not see here.
+    """
+    missing = [name for name in stages if not job.made(name)]
+    if not missing:
+        return
+    import torch
+
+    from memdec.models.loading import pick_device
+
+    pick_device(job.experiment.model.device)
+    asked = job.experiment.trainer.accelerator
+    backend = {"gpu": torch.cuda, "cuda": torch.cuda, "mps": torch.mps}.get(asked)
+    if any(STAGES[name].collective for name in missing) and backend and not backend.is_available():
+        raise ConfigError(
+            f"trainer.accelerator is {asked!r} but torch sees none here; use cpu or auto."
+        )
 
 
 def check_models(job: Job, stages: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ from memdec.pipeline.experiment import Experiment
 from memdec.pipeline.identity import describe, run_folder
 from memdec.pipeline.job import Job
 from memdec.pipeline.plan import check_room, make_plan
-from memdec.pipeline.preflight import check_models
+from memdec.pipeline.preflight import check_devices, check_models
 from memdec.pipeline.shards import Shard
 from memdec.pipeline.stages import STAGES, stages_of
 
@@ -82,7 +82,9 @@ def _open(experiment: Experiment, root: Path, rank: int) -> tuple[Job, list[Meth
 def _check(job: Job, stages: tuple[str, ...]) -> None:
     """Refuse what cannot end well, before anything is made (but a converted base)."""
     check_room(job, make_plan(job, stages))
-    check_models(job, job.required(stages))
+    required = job.required(stages)
+    check_devices(job, required)
+    check_models(job, required)
 
 
 def _record(job: Job, method: Method, path: Path) -> Record:

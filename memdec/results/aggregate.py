@@ -120,17 +120,14 @@ def _same_numbers(first: list[Record], second: list[Record], metric: str) -> boo
     return bool(shared) and all(_same(one[seed], two[seed]) for seed in shared)
 
 
-def _same(one: float | None, two: float | None) -> bool:
+def _same(one: float, two: float) -> bool:
     """Tell whether two numbers differ by no more than one machine's rounding from another's."""
-    return one == two or (
-        one is not None
-        and two is not None
-        and math.isclose(one, two, rel_tol=1e-6, abs_tol=1e-5)  # a gain in nats can be near 0
-    )
+    return math.isclose(one, two, rel_tol=1e-6, abs_tol=1e-5)  # a gain in nats can be near 0
 
 
-def _by_seed(records: list[Record], metric: str) -> dict[int, float | None]:
-    return {record.seed: number_of(record, metric) for record in records if record.complete}
+def _by_seed(records: list[Record], metric: str) -> dict[int, float]:
+    found = {r.seed: number_of(r, metric) for r in records if r.complete}
+    return {seed: number for seed, number in found.items() if number is not None}
 
 
 def _words(

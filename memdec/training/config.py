@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from memdec.checks import check_alpha, check_at_least, check_choice, check_positive, check_share
 from memdec.errors import ConfigError
 
-ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 STRATEGIES = ("auto", "ddp", "fsdp")
 TRANSFERS = ("refuse", "copied", "random", "scratch")
 DIVERGENCE_NAMES = ("kl", "reverse_kl", "jsd")
@@ -33,7 +33,7 @@ class MemoryDecoderConfig:
     gating: str = "none"
     """Whether beta shrinks where the neighbors are unreliable: none; gold (times the target's
     probability of the gold token); largest (times the target's largest probability)."""
-    alpha: float | str = "validation"
+    alpha: float | int | str = "validation"
     """The memory's share in the mixture: a number in [0, 1], or validation (its optimum)."""
     vocabulary: str = "full"
     """Output tokens: full, or corpus: those in the training text alone, which trains faster and

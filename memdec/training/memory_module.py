@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.optim.lr_scheduler import LambdaLR
 
+from memdec.errors import DataError
 from memdec.models.loading import blocks
 from memdec.models.memory import MemoryDecoder
 from memdec.models.scoring import score_hidden
@@ -104,13 +105,23 @@ class MemoryModule(lightning.LightningModule):
         self._gold_log_probs[batch["rows_N"].cpu()] = scores.gold_log_probs_N.cpu()
 
     def on_validation_epoch_end(self) -> None:
-        """Log the mixture's perplexity over all validation tokens."""
+        """Log the mixture's perplexity over all validation tokens.
+
+        Raises:
+            DataError: The training diverged.
+        """
         gold_N = self._gold_log_probs
         if self.trainer.world_size > 1:
             # Each token was scored by one process; the others hold 0, so the lowest is its score.
             gathered = self.all_gather(gold_N.to(self.device))
             assert isinstance(gathered, Tensor)
             gold_N = gathered.amin(0).cpu()
+        if gold_N.isnan().any():
+            raise DataError(
+                f"the model gives no numbers (NaN) after {self.global_step} steps: its training "
+                f"diverged at a learning rate of {self._options.learning_rate:g}; lower it, or "
+                "lower trainer.gradient_clip_norm."
+            )
         metrics = self._validate(gold_N)
         self.log_dict(metrics, prog_bar=True, rank_zero_only=False)
         if not self.trainer.sanity_checking:

@@ -3,6 +3,7 @@ import os
 import signal
 import threading
 import time
+from shutil import rmtree
 
 import numpy as np
 import pytest
@@ -62,6 +63,28 @@ def test_a_resumable_stage_finds_what_the_failed_attempt_left(tmp_path):
 def works_and_fails(out):
     time.sleep(0.3)
     explode(out)
+
+
+def test_what_a_kill_after_the_rename_left_is_cleared(tmp_path, monkeypatch):
+    def scratches(out):
+        writes(4)(out)
+        out.scratch.mkdir()
+        (out.scratch / "last.ckpt").write_text("large")
+
+    def interrupted(path, **_):
+        if path.name == "scratch":
+            raise KeyboardInterrupt
+        rmtree(path, ignore_errors=True)
+
+    store = Store(tmp_path)
+    monkeypatch.setattr("memdec.artifacts.artifact.shutil.rmtree", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        store.make("stage", NAME, scratches, resumable=True)
+    monkeypatch.undo()
+    folder = store.path("stage", NAME)
+    assert (folder / "scratch" / "last.ckpt").is_file()
+    assert store.make("stage", NAME, explode).reused
+    assert not (folder / "scratch").exists()
 
 
 def test_the_seconds_of_all_attempts_are_added_up(tmp_path):

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from memdec.evaluation.alpha import best_alpha
-from memdec.evaluation.gate import fit_gate, mix_gated
-from memdec.evaluation.settle import settle
+from memdec.evaluation.gate import fit_gate
+from memdec.evaluation.settle import mix, settle
 from memdec.methods.contract import AdaptedLM, Candidate
 
 
@@ -20,6 +20,11 @@ def draw(num_tokens, seed):
     features_NF = np.stack([hint_N, random.normal(size=num_tokens)], 1)
     with np.errstate(divide="ignore"):
         return [np.float32(x) for x in (np.log(lm_N), np.log(memory_N), features_NF)]
+
+
+def mixed(lm_N, memory_N, alpha):
+    alpha = {"test": alpha} if isinstance(alpha, torch.Tensor) else alpha
+    return mix({"test": lm_N}, {"test": memory_N}, alpha)["test"]
 
 
 def perplexity(log_probs_N):
@@ -41,11 +46,11 @@ def test_a_telling_feature_beats_one_alpha_on_other_text():
     assert gate.weights_F[0] > 10 * abs(gate.weights_F[1]) > 0
     lm_N, memory_N, features_NF = draw(2000, seed=3)
     alphas_N = gate.alphas(features_NF)
-    gated_N = mix_gated(lm_N, memory_N, alphas_N)
+    gated_N = mixed(lm_N, memory_N, alphas_N)
     shares_N = alphas_N.numpy()
     wanted = np.log((1 - shares_N) * np.exp(lm_N) + shares_N * np.exp(memory_N))
     np.testing.assert_allclose(gated_N, wanted, rtol=1e-5, atol=1e-6)
-    one_N = mix_gated(lm_N, memory_N, torch.tensor(alpha))
+    one_N = mixed(lm_N, memory_N, alpha)
     best_N = np.maximum(lm_N, memory_N)
     assert perplexity(best_N) < perplexity(gated_N) < 0.95 * perplexity(one_N)
 
@@ -74,7 +79,7 @@ def test_tokens_that_the_memory_lacks_stay_finite():
     assert np.isinf(memory_N).any()
     gate = fit_gate(lm_N, memory_N, features_NF * 50, 0.999999)
     assert gate.weights_F.abs().min() > 0
-    assert np.isfinite(mix_gated(lm_N, memory_N, gate.alphas(features_NF * 1e6))).all()
+    assert np.isfinite(mixed(lm_N, memory_N, gate.alphas(features_NF * 1e6))).all()
 
 
 @pytest.mark.parametrize("alpha", [0.0, 1.0])
@@ -105,7 +110,7 @@ def test_settling_gates_with_validation_alone():
     settled = settle(adapted)
     alpha, _ = best_alpha(lm_N[:400], memory_N[:400])
     gate = fit_gate(lm_N[:400], memory_N[:400], features_NF[:400], alpha)
-    wanted_N = mix_gated(lm_N[400:], memory_N[400:], gate.alphas(features_NF[400:]))
+    wanted_N = mixed(lm_N[400:], memory_N[400:], gate.alphas(features_NF[400:]))
     assert np.array_equal(settled.gold_log_probs["test"], wanted_N)
     assert settled.alpha is None
     weights = [settled.tuned[f"gate: {name}"] for name in ("hint", "noise", "bias")]

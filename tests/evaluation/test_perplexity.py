@@ -33,6 +33,11 @@ def test_a_token_of_probability_zero_has_no_perplexity():
         perplexity_metrics(np.array([-1.0, -np.inf]), num_bytes=1)
 
 
+def test_a_model_without_numbers_has_no_perplexity():
+    with pytest.raises(DataError, match=r"1 of 2 scored tokens have no probability \(NaN\)"):
+        perplexity_metrics(np.array([-1.0, np.nan]), num_bytes=1)
+
+
 def test_no_token_is_refused():
     with pytest.raises(DataError, match="no token"):
         perplexity_metrics(np.array([]), num_bytes=1)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import transformers
 from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 from memdec.errors import DataError
 from memdec.pipeline.experiment import load_experiment
@@ -121,6 +122,16 @@ def test_model_facts_are_read_without_loading_the_model(kind, tiny_model):
     outside = sum(n for name, n in sizes.items() if any(e in name for e in embeddings))
     assert facts.body_parameters == facts.parameters - outside
     assert facts.num_blocks == (3 if kind in ("llama", "qwen2") else 2)
+
+
+def test_masks_and_second_copies_are_no_parameters(tiny_model, tmp_path):
+    folder = shutil.copytree(tiny_model("gpt2"), tmp_path / "model")
+    wanted = read_model_facts(folder)
+    file = folder / "model.safetensors"
+    shutil.copy(file, folder / "consolidated.safetensors")
+    masks = {"h.0.attn.bias": np.ones((1, 1, 9, 9)), "h.0.attn.masked_bias": np.array(-1e4)}
+    save_file(load_file(file) | masks, file)
+    assert read_model_facts(folder) == wanted
 
 
 @pytest.mark.parametrize(

@@ -254,6 +254,14 @@ def test_two_machines_rounding_makes_no_variant(make_record, other, variants):
     assert len(split_variants(records, "test/perplexity")) == variants
 
 
+def test_runs_without_the_number_are_no_proof_of_being_the_same(make_record):
+    records = [
+        make_record(20.0, fingerprint=f"{i:08x}", config={"memory_decoder": {"beta": i / 10}})
+        for i in range(2)
+    ]
+    assert len(split_variants(records, "test/gain/seen_0")) == 2
+
+
 def test_where_and_how_a_run_was_made_is_no_setting(make_record):
     records = [
         make_record(20.0 + i, seed=i, config={"logger": "csv" if i else "none"}) for i in range(2)

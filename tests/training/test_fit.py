@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from memdec.artifacts.artifact import ArtifactWriter
+from memdec.errors import DataError
 from memdec.models.loading import load_tokenizer
 from memdec.models.memory import load_memory
 from memdec.training.config import MemoryDecoderConfig, TrainerConfig
@@ -96,6 +97,11 @@ def test_the_best_validation_is_exported_not_the_last(fit):
     # the weights after epoch 1 of the same schedule
     stopped = exported(fit("stopped", script([1.0, 2.0, 3.0]), patience=1))
     assert stopped["model.safetensors"] == first_is_best["model.safetensors"]
+
+
+def test_a_training_that_diverges_says_so(fit):
+    with pytest.raises(DataError, match=r"NaN\) after 2 steps: .* rate of 1e\+30; lower it"):
+        fit("diverged", learning_rate=1e30, max_steps=2)
 
 
 def test_patience_stops_the_training(fit):
