@@ -1,6 +1,7 @@
 """From the records of one cell to mean, spread and n, without mixing unlike runs."""
 
 import math
+import re
 from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
@@ -28,6 +29,11 @@ _HOUSEKEEPING = (
     "trainer.strategy",
 )
 _PRESENTATION = ("evaluation.",)
+_FOLDERS_OF_MEMORIES = {
+    "memory_decoder.init",
+    "memory_decoder.trained",
+    "memory_mixture.memories",
+}
 _ONE_METHODS_OWN = {"knn_lm", "lora", "in_context_rag", "dapt_memory", "memory_mixture"}
 """Sections that no other method's numbers depend on; their names are their methods'."""
 
@@ -80,7 +86,7 @@ def split_variants(records: list[Record], metric: str) -> list[tuple[str, list[R
     Returns (words such as "knn.k=512", records); one entry with no words when nothing differs.
     Settings that change nothing, such as beta for the base model, make no variant.
     """
-    flat = {record.id: flatten(record.config) for record in records}
+    flat = {record.id: _settings(record) for record in records}
     others = _ONE_METHODS_OWN - {record.method for record in records}
     keys = sorted(
         key
@@ -111,6 +117,18 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
             flat.update(flatten(value, f"{prefix}{key}."))
         else:
             flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _settings(record: Record) -> dict[str, Any]:
+    """Return the settings flat; memories in a folder named after the seed are alike but for it."""
+    flat = flatten(record.config)
+    own = re.compile(rf"(?<=/){record.seed}(?=/)")
+    for key in _FOLDERS_OF_MEMORIES & flat.keys():
+        if isinstance(flat[key], str):
+            flat[key] = own.sub("SEED", flat[key])
+        elif flat[key]:
+            flat[key] = [own.sub("SEED", path) for path in flat[key]]
     return flat
 
 

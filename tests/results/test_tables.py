@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 from statistics import stdev
 
@@ -260,6 +261,33 @@ def test_runs_without_the_number_are_no_proof_of_being_the_same(make_record):
         for i in range(2)
     ]
     assert len(split_variants(records, "test/gain/seen_0")) == 2
+
+
+@pytest.mark.parametrize(
+    ("folders", "variants"),
+    [
+        (["memories/0/law", "memories/1/law"], 1),
+        (["memories/0/law", "memories/1/tax"], 2),
+        (["memories/1/law", "memories/0/law"], 2),
+        (["a/export", "b/export"], 2),
+    ],
+)
+def test_memories_in_folders_of_the_runs_seed_are_one_row(make_record, folders, variants):
+    for config in (
+        {"memory_decoder": {"init": "{}"}},
+        {"memory_decoder": {"trained": "{}"}},
+        {"memory_mixture": {"memories": ["x/pubmed", "{}"]}},
+    ):
+        records = [
+            make_record(
+                20.0 + seed,
+                method="memory_mixture",
+                seed=seed,
+                config=json.loads(json.dumps(config).replace("{}", folder)),
+            )
+            for seed, folder in enumerate(folders)
+        ]
+        assert len(split_variants(records, "test/perplexity")) == variants
 
 
 def test_where_and_how_a_run_was_made_is_no_setting(make_record):

@@ -33,7 +33,7 @@ def given(tmp_path_factory, tiny_model):
             path = folder / "corpora" / name / f"{split}.jsonl.gz"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(gzip.compress(b'{"text": "%d"}' % number))
-    memories = ("memory", *(f"memories/{name}" for name in DOMAINS))
+    memories = ("memory", *(f"memories/{seed}/{name}" for seed in range(3) for name in DOMAINS))
     for number, name in enumerate((*MODELS, *memories)):
         shutil.copytree(tiny_model("llama"), folder / name)
         (folder / name / "number.txt").write_text(str(number))
