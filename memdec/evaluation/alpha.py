@@ -18,7 +18,7 @@ from torch import Tensor
 from memdec.errors import DataError
 
 GROUP = 8
-LARGEST_GAIN = 80.0  # nats; exp(80) to the 8th power still fits float64
+LARGEST_GAIN = 80.0  # nats, up or down; exp(80) to the 8th power still fits float64
 ALPHA_TOLERANCE = 1e-6
 WEIGHT_TOLERANCE = 1e-8
 MOST_ITERATIONS = 10_000
@@ -93,14 +93,14 @@ def mixture_nll(
     """
     lm_N, gain_N = _gains(lm_gold_log_probs, memory_gold_log_probs)
     alphas_A = torch.as_tensor(alphas, dtype=torch.float64)
-    usual_N = gain_N <= LARGEST_GAIN
+    usual_N = (gain_N.abs() <= LARGEST_GAIN) | gain_N.isneginf()
     gained_A = torch.zeros_like(alphas_A)
     for start in range(0, len(gain_N), TOKENS_AT_ONCE):
         part = slice(start, start + TOKENS_AT_ONCE)
         gained_A += _usual_gain(gain_N[part][usual_N[part]], alphas_A)
-    large_N = gain_N[~usual_N]  # alpha r >> 1 unless alpha is 0
-    with_zero = alphas_A.log()[:, None] + large_N
-    gained_A += torch.logaddexp(with_zero, torch.log1p(-alphas_A)[:, None]).sum(1)
+    other_N = gain_N[~usual_N]
+    added = alphas_A.log()[:, None] + other_N
+    gained_A += torch.logaddexp(added, torch.log1p(-alphas_A)[:, None]).sum(1)
     return -lm_N.mean() - gained_A / len(lm_N)
 
 

@@ -94,6 +94,8 @@ def test_at_both_ends_the_curve_is_the_models_own():
     nll = mixture_nll(lm_N, memory_N, [0.0, 1.0])
     assert nll[0] == pytest.approx(-lm_N.astype(np.float64).mean(), abs=1e-12)
     assert nll[1] == pytest.approx(-memory_N.astype(np.float64).mean(), abs=1e-12)
+    hopeless_N = np.full(16, -120.0)  # a group's product would be too small for float64
+    assert mixture_nll(np.full(16, -1.0), hopeless_N, [1.0]).tolist() == pytest.approx([120.0])
 
 
 @pytest.mark.parametrize(
