@@ -7,6 +7,7 @@ from typing import Any
 from memdec.errors import DataError
 
 MEMORY_FILE = "memory.json"
+OUTPUT_IDS_FILE = "output_ids.npy"
 
 
 def read_memory_facts(path: Path) -> dict[str, Any]:
@@ -23,10 +24,13 @@ def read_memory_facts(path: Path) -> dict[str, Any]:
     try:
         facts: dict[str, Any] = json.loads((path / MEMORY_FILE).read_text(encoding="utf-8"))
         facts["tokenizer_hash"]
-    except (OSError, ValueError, KeyError, TypeError):
+        vocabulary = facts.get("trained_with", {}).get("memory_decoder.vocabulary")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise DataError(
             f"{path} is not an exported memory (no readable {MEMORY_FILE}); {_DO}"
         ) from None
+    if vocabulary == "corpus" and not (path / OUTPUT_IDS_FILE).is_file():
+        raise DataError(f"{path} is not an exported memory (no {OUTPUT_IDS_FILE}); {_DO}")
     return facts
 
 

@@ -22,16 +22,21 @@ class NextToken:
     """A Hugging Face causal LM that predicts the next token of a sequence, step by step."""
 
     def __init__(
-        self, lm: "PreTrainedModel", log_probs: Callable[[Tensor], Tensor] | None = None
+        self,
+        lm: "PreTrainedModel",
+        vocab_size: int,
+        log_probs: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         """Wrap `lm`, which must be in evaluation mode.
 
         Args:
             lm: The model.
+            vocab_size: V, the tokens in use; what its head has beyond them is padding.
             log_probs: From logits [B, V] to log-probs [B, V], -inf where nothing is offered;
                 a softmax over all tokens unless given (MemoryDecoder.spread is one).
         """
         self.lm = lm
+        self.vocab_size = vocab_size
         self.log_probs = log_probs or _log_softmax
         self.max_positions: int = lm.config.get_text_config().max_position_embeddings
 
@@ -46,7 +51,7 @@ class NextToken:
             use_cache=True,
             logits_to_keep=1,
         )
-        return self.log_probs(output.logits[:, -1]), output.past_key_values
+        return self.log_probs(output.logits[:, -1, : self.vocab_size]), output.past_key_values
 
 
 def greedy(
@@ -90,19 +95,12 @@ def greedy(
 def mixed_step(
     components: Sequence[NextToken], caches: Sequence[Any], alpha: float, inputs_BT: Tensor
 ) -> tuple[Tensor, list[Any]]:
-    """Step each component with its own cache and mix what they predict [B, V].
-
-    Vocabularies of one tokenizer may be padded to different widths: the common prefix is kept
-    and each side renormalised over it.
-    """
+    """Step each component with its own cache and mix what they predict [B, V]."""
     steps = [c.step(inputs_BT, cache) for c, cache in zip(components, caches, strict=True)]
     caches = [cache for _, cache in steps]
     if len(steps) == 1:
         return steps[0][0], caches
     lm_BV, memory_BV = (log_probs_BV for log_probs_BV, _ in steps)
-    if lm_BV.shape[1] != memory_BV.shape[1]:
-        width = min(lm_BV.shape[1], memory_BV.shape[1])
-        lm_BV, memory_BV = _log_softmax(lm_BV[:, :width]), _log_softmax(memory_BV[:, :width])
     return mix_log_probs(lm_BV, memory_BV.to(lm_BV.device), alpha), caches
 
 

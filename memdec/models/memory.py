@@ -16,14 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from memdec.artifacts.files import write_text
-from memdec.models.exports import MEMORY_FILE, read_memory_facts
+from memdec.models.exports import MEMORY_FILE, OUTPUT_IDS_FILE, read_memory_facts
 from memdec.models.loading import body_output, head_weight, load_causal_lm
 from memdec.models.scoring import output_columns
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-OUTPUT_IDS_FILE = "output_ids.npy"
 
 
 class MemoryDecoder(nn.Module):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from memdec.models.exports import read_memory_facts
 from memdec.models.generation import NextToken, encode_prompt, greedy, stop_ids
-from memdec.models.loading import load_causal_lm, load_tokenizer, pick_device
+from memdec.models.loading import head_weight, load_causal_lm, load_tokenizer, pick_device
 from memdec.models.memory import load_memory
 from memdec.models.tokenizer import check_same_tokenizer, read_token_rules
 
@@ -33,8 +33,9 @@ def continue_both(
     where = pick_device(device)
     lm = load_causal_lm(base_path, dtype, where)
     memory = load_memory(memory_path, dtype, where)
-    base_step = NextToken(lm)
-    memory_step = NextToken(memory.lm, memory.spread)
+    vocab_size = min([rules.vocab_size, *(len(head_weight(part)) for part in (lm, memory.lm))])
+    base_step = NextToken(lm, vocab_size)
+    memory_step = NextToken(memory.lm, vocab_size, memory.spread)
     ids, stops = encode_prompt(tokenizer, rules, prompt), stop_ids(lm, rules)
     base_ids = greedy([base_step], 0.0, ids, max_new_tokens, stops)
     mixed_ids = greedy([base_step, memory_step], alpha, ids, max_new_tokens, stops)

@@ -26,7 +26,7 @@ class TokenRules:
     separator_id: int
     """Ends each document of the stream."""
     vocab_size: int
-    """One more than the largest token id; a model's output head may be larger or smaller."""
+    """One more than the largest id of a token in use; a model's head may be larger or smaller."""
     hash: str
     """See `tokenizer_hash`."""
 
@@ -47,7 +47,7 @@ def read_token_rules(tokenizer: Any, bos: str = "auto", separator: str = "auto")
     bos_id = tokenizer.bos_token_id
     if bos == "always" and bos_id is None:
         raise ConfigError("model.bos is 'always' but the tokenizer has no BOS token; use never.")
-    vocabulary = tokenizer.get_vocab()
+    vocabulary = _used_vocabulary(tokenizer)
     return TokenRules(
         bos_on_each_window=bos == "always" or (bos == "auto" and _adds_bos(tokenizer)),
         bos_id=-1 if bos_id is None else bos_id,
@@ -80,7 +80,8 @@ def reads_alike(base: Any, other: Any) -> bool:
     for encoding in rules:
         if encoding["model"]["type"] == "BPE":  # splits by its merges alone
             del encoding["model"]["vocab"]
-    return rules[0] == rules[1] and base.get_vocab().items() <= other.get_vocab().items()
+    used, known = _used_vocabulary(base), _used_vocabulary(other)
+    return rules[0] == rules[1] and used.items() <= known.items()
 
 
 def check_same_tokenizer(base_name: str, base: Any, memory_name: str, memory: Any) -> None:
@@ -147,6 +148,16 @@ def _encoding(tokenizer: Any) -> tuple[dict[str, Any], Any]:
         )
     whole = json.loads(backend.to_str())
     return {name: whole[name] for name in _ENCODING_PARTS}, whole["added_tokens"]
+
+
+def _used_vocabulary(tokenizer: Any) -> dict[str, int]:
+    """Return the tokens without those that only pad the end: .gguf names them [PAD151665], ..."""
+    vocabulary: dict[str, int] = dict(tokenizer.get_vocab())
+    last = max(vocabulary.values())
+    while vocabulary.get(f"[PAD{last}]") == last:
+        del vocabulary[f"[PAD{last}]"]
+        last -= 1
+    return vocabulary
 
 
 def _adds_bos(tokenizer: Any) -> bool:

@@ -128,6 +128,7 @@ STAGES: dict[str, Stage] = {
             reads=(*(f"corpus.{key}" for key in _TEXT.split()), "model.separator"),
             needs=_needs("model"),
             build=builders.tokens,
+            schema=2,
         ),
         Stage(
             name="base_scores",

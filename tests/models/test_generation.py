@@ -9,6 +9,7 @@ from memdec.models.generation import NextToken, encode_prompt, greedy, mixed_ste
 from memdec.models.tokenizer import read_token_rules
 
 PROMPT = [3, 11, 7, 5]
+VOCAB = 53
 NEW = 20  # longer than the tiny Gemma's sliding window of 6
 
 
@@ -32,7 +33,7 @@ def recompute_greedy(lms, alpha, prompt, num_new, offered=None):
 def test_base_alone_continues_as_hugging_face_does(build_lm):
     lm = build_lm(seed=1)
     theirs = lm.generate(torch.tensor([PROMPT]), do_sample=False, max_new_tokens=NEW)[0].tolist()
-    ours = greedy([NextToken(lm)], 0.0, PROMPT, NEW, eos_ids=())
+    ours = greedy([NextToken(lm, VOCAB)], 0.0, PROMPT, NEW, eos_ids=())
     assert len(ours) == NEW
     assert len(set(ours)) > 3  # a constant continuation would prove little
     assert PROMPT + ours == theirs
@@ -41,13 +42,13 @@ def test_base_alone_continues_as_hugging_face_does(build_lm):
 @pytest.mark.parametrize("alpha", [0.0, 0.4, 1.0])
 def test_the_mixture_agrees_with_recomputation_without_cache(build_lm, alpha):
     lms = [build_lm(seed=1), build_lm(seed=2)]
-    ours = greedy([NextToken(lm) for lm in lms], alpha, PROMPT, NEW, eos_ids=())
+    ours = greedy([NextToken(lm, VOCAB) for lm in lms], alpha, PROMPT, NEW, eos_ids=())
     assert ours == recompute_greedy(lms, alpha, PROMPT, NEW)
 
 
 def test_base_memory_and_mixture_differ(build_lm):
     lms = [build_lm(seed=1), build_lm(seed=2)]
-    components = [NextToken(lm) for lm in lms]
+    components = [NextToken(lm, VOCAB) for lm in lms]
     results = {tuple(greedy(components, a, PROMPT, NEW, eos_ids=())) for a in (0.0, 0.4, 1.0)}
     assert len(results) == 3
 
@@ -61,7 +62,7 @@ def test_a_memory_may_offer_some_tokens_only(llama):
         log_probs_BV[:, offered] = logits_BV[:, offered].log_softmax(-1)
         return log_probs_BV
 
-    components = [NextToken(lms[0]), NextToken(lms[1], spread)]
+    components = [NextToken(lms[0], VOCAB), NextToken(lms[1], VOCAB, spread)]
     for alpha in (0.0, 0.4, 1.0):
         ours = greedy(components, alpha, PROMPT, NEW, eos_ids=())
         assert ours == recompute_greedy(lms, alpha, PROMPT, NEW, offered=offered)
@@ -70,7 +71,7 @@ def test_a_memory_may_offer_some_tokens_only(llama):
 
 def test_base_and_memory_may_be_of_different_architectures(llama, build_lm):
     lms = [llama(seed=1), build_lm(seed=2)]
-    ours = greedy([NextToken(lm) for lm in lms], 0.5, PROMPT, NEW, eos_ids=())
+    ours = greedy([NextToken(lm, VOCAB) for lm in lms], 0.5, PROMPT, NEW, eos_ids=())
     assert ours == recompute_greedy(lms, 0.5, PROMPT, NEW)
 
 
@@ -81,7 +82,7 @@ def test_each_step_reads_the_new_token_alone_with_a_cache_of_its_own(llama):
             return super().step(input_ids_BT, cache)
 
     seen = []
-    components = [Spy(llama(seed=1)), Spy(llama(seed=2))]
+    components = [Spy(llama(seed=1), VOCAB), Spy(llama(seed=2), VOCAB)]
     greedy(components, 0.5, PROMPT, 3, eos_ids=())
     expected = [((1, 4), None), ((1, 1), 4), ((1, 1), 5)]
     for component in components:
@@ -92,15 +93,15 @@ def test_the_output_head_runs_at_the_last_position_only(build_lm):
     lm, widths = build_lm(seed=1), []
     head = lm.get_output_embeddings()
     head.register_forward_pre_hook(lambda _, inputs: widths.append(inputs[0].shape[1]))
-    greedy([NextToken(lm)], 0.0, PROMPT, 3, eos_ids=())
+    greedy([NextToken(lm, VOCAB)], 0.0, PROMPT, 3, eos_ids=())
     assert widths == [1, 1, 1]
 
 
 def test_it_stops_at_eos_and_keeps_it(llama):
     lm = llama(seed=1)
-    free = greedy([NextToken(lm)], 0.0, PROMPT, NEW, eos_ids=())
+    free = greedy([NextToken(lm, VOCAB)], 0.0, PROMPT, NEW, eos_ids=())
     eos = free[5]
-    stopped = greedy([NextToken(lm)], 0.0, PROMPT, NEW, eos_ids={eos})
+    stopped = greedy([NextToken(lm, VOCAB)], 0.0, PROMPT, NEW, eos_ids={eos})
     assert stopped == free[: free.index(eos) + 1]
     theirs = lm.generate(
         torch.tensor([PROMPT]),
@@ -114,14 +115,14 @@ def test_it_stops_at_eos_and_keeps_it(llama):
 
 @pytest.mark.parametrize("num_new", [1, 2, 7])
 def test_it_makes_exactly_as_many_tokens_as_asked(llama, num_new):
-    ours = greedy([NextToken(llama(seed=1))], 0.0, PROMPT, num_new, eos_ids=())
+    ours = greedy([NextToken(llama(seed=1), VOCAB)], 0.0, PROMPT, num_new, eos_ids=())
     assert len(ours) == num_new
 
 
 @pytest.mark.parametrize("widths", [(53, 59), (59, 53)])
 def test_padded_vocabularies_keep_the_common_prefix_renormalised(llama, widths):
     lms = [llama(seed, width) for seed, width in zip((1, 2), widths, strict=True)]
-    components = [NextToken(lm) for lm in lms]
+    components = [NextToken(lm, 53) for lm in lms]
     mixed_BV, _ = mixed_step(components, [None, None], 0.4, torch.tensor([PROMPT]))
     with torch.no_grad():
         logits = [lm(torch.tensor([PROMPT])).logits[:, -1, :53].double() for lm in lms]
@@ -130,8 +131,19 @@ def test_padded_vocabularies_keep_the_common_prefix_renormalised(llama, widths):
     torch.testing.assert_close(mixed_BV.exp().sum(), torch.tensor(1.0))
 
 
+def test_a_token_that_only_pads_the_head_is_never_chosen(llama):
+    plain, padded = llama(seed=1), llama(seed=1, vocab_size=59)
+    with torch.no_grad():
+        padded.lm_head.weight[53:] = 4 * plain.lm_head.weight[[*PROMPT, 8, 9]]
+    wide = greedy([NextToken(padded, 59)], 0.0, PROMPT, NEW, eos_ids=())
+    assert max(wide) >= 53
+    for lms in ([padded], [padded, padded]):
+        components = [NextToken(lm, 53) for lm in lms]
+        assert max(greedy(components, 0.5, PROMPT, NEW, eos_ids=())) < 53
+
+
 def test_predictions_are_float32_whatever_the_model(llama):
-    log_probs_BV, _ = NextToken(llama(seed=1).bfloat16()).step(torch.tensor([PROMPT]), None)
+    log_probs_BV, _ = NextToken(llama(seed=1).bfloat16(), VOCAB).step(torch.tensor([PROMPT]), None)
     assert log_probs_BV.dtype == torch.float32
     assert log_probs_BV.shape == (1, 53)
 
@@ -139,7 +151,7 @@ def test_predictions_are_float32_whatever_the_model(llama):
 def test_a_text_may_fill_the_positions_but_not_outgrow_them(build_lm):
     lm = build_lm(seed=1)
     room = lm.config.max_position_embeddings
-    component = NextToken(lm)
+    component = NextToken(lm, VOCAB)
     assert len(greedy([component], 0.0, PROMPT, room - 3, eos_ids=())) == room - 3
     with pytest.raises(ConfigError, match=f"need {room + 1} positions but the model has {room}"):
         greedy([component], 0.0, PROMPT, room - 2, eos_ids=())
@@ -156,7 +168,7 @@ def test_a_text_may_fill_the_positions_but_not_outgrow_them(build_lm):
 )
 def test_bad_requests_are_refused(llama, alpha, prompt, num_new, message):
     with pytest.raises(ConfigError, match=message):
-        greedy([NextToken(llama(seed=1))], alpha, prompt, num_new, eos_ids=())
+        greedy([NextToken(llama(seed=1), VOCAB)], alpha, prompt, num_new, eos_ids=())
 
 
 def test_the_prompt_starts_with_bos_only_where_the_rules_ask_for_it(plain_tokenizer, bos_tokenizer):

@@ -233,7 +233,7 @@ def test_the_embedded_model_is_smollm2(embedded):
         worse = lm(with_bos, labels=ignored).loss.item()
     assert 10 < np.exp(plain) < 30  # plain prose; garbled weights give thousands
     assert plain < worse  # why this model gets no BOS
-    new = greedy([NextToken(lm)], 0.0, ids, 8, eos_ids=())
+    new = greedy([NextToken(lm, len(tokenizer))], 0.0, ids, 8, eos_ids=())
     theirs = lm.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=8, min_new_tokens=8)
     assert theirs[0].tolist() == ids + new
 

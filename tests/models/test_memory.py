@@ -99,9 +99,14 @@ def test_a_folder_that_is_no_memory_is_refused(tiny_model, tmp_path):
         read_memory_facts(folder)
 
 
-@pytest.mark.parametrize("name", ["memory.json", "config.json", "model.safetensors"])
+@pytest.mark.parametrize(
+    "name", ["memory.json", "config.json", "model.safetensors", "output_ids.npy"]
+)
 def test_a_memory_that_lacks_a_file_is_refused(memory, tiny_model, tmp_path, name):
-    memory.export(tmp_path, load_tokenizer(tiny_model("llama")), {"tokenizer_hash": "abc"})
+    trained_with = {"memory_decoder.vocabulary": "corpus"}
+    facts = {"tokenizer_hash": "abc", "trained_with": trained_with}
+    memory.export(tmp_path, load_tokenizer(tiny_model("llama")), facts)
+    assert read_memory_facts(tmp_path) == facts
     (tmp_path / name).unlink()
     with pytest.raises(DataError, match="is not an exported memory"):
         read_memory_facts(tmp_path)

@@ -187,10 +187,16 @@ def test_a_memory_may_have_added_tokens_that_the_base_lacks(plain_tokenizer, tok
 
 def test_rows_that_pad_the_vocabulary_of_a_memory_are_no_difference(plain_tokenizer):
     whole = json.loads(plain_tokenizer.backend_tokenizer.to_str())
-    whole["model"]["vocab"]["[PAD]"] = len(plain_tokenizer)
+    size = len(plain_tokenizer)
+    whole["model"]["vocab"] |= {f"[PAD{i}]": i for i in range(size, size + 5)}
     padded = transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizers.Tokenizer.from_str(json.dumps(whole))
     )
     assert tokenizer_hash(padded) != tokenizer_hash(plain_tokenizer)
     assert reads_alike(plain_tokenizer, padded)
-    assert not reads_alike(padded, plain_tokenizer)
+    assert reads_alike(padded, plain_tokenizer)
+    assert (
+        read_token_rules(padded).vocab_size == size == read_token_rules(plain_tokenizer).vocab_size
+    )
+    padded.add_tokens(["<new>"])  # behind the padding, which then has a place to keep
+    assert read_token_rules(padded).vocab_size == size + 6
