@@ -351,6 +351,28 @@ def test_a_table_says_whether_the_gate_is_better(make_record, intervals, words):
     assert note.endswith(words)
 
 
+def test_a_table_says_which_other_methods_are_ahead_of_the_memory(make_record):
+    numbers = {
+        "a": {"base": 30, "dapt": 11, "lora": 12.0, "knn_lm": 19, "memory_decoder": 12.004},
+        "b": {"base": 9, "dapt": 5, "memory_decoder": 4},
+        "c": {"base": 9, "memory_decoder": 4},
+    }
+    records = [
+        make_record(number, method=method, experiment=name, title=name)
+        for name, row in numbers.items()
+        for method, number in row.items()
+    ]
+    plain = spec(rows=[Selector(by="method")])
+    apart = replace(plain, groups=[Selector(by="experiment")], columns=[Column(label="Test")])
+    (together,), (in_groups,) = (build_tables(s, records, {}) for s in (plain, apart))
+    assert "Ahead of memory_decoder: dapt (a)." in together.notes
+    found = [note for note in in_groups.notes if note.startswith("Ahead")]
+    assert found == [
+        "Ahead of memory_decoder (a): dapt (Test).",
+        "Ahead of memory_decoder (b): no other method.",
+    ]
+
+
 def test_a_table_nobody_described_lists_the_methods(make_record):
     records = [make_record(20.0, label="Base"), make_record(15.0, method="knn_lm", label="kNN-LM")]
     (table,) = build_tables(generic_spec(records), records, {})
