@@ -1,6 +1,6 @@
 """Rebuild tables, figures, pages and index.html from records: same records, same bytes."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -13,7 +13,7 @@ from memdec.results.paper import load_paper
 from memdec.results.printed import Table
 from memdec.results.record import Record
 from memdec.results.specs import TableSpec, load_specs
-from memdec.results.svg import standalone
+from memdec.results.svg import side_by_side, standalone
 from memdec.results.table_formats import (
     CSV_HEADER,
     GENERATED,
@@ -70,6 +70,7 @@ def build_report(
     paper = load_paper(paper_dir or default_folder("paper"))
     specs = load_specs(specs_dir or default_folder("specs"), paper)
     sections = [_section(spec, build_tables(spec, records, paper)) for spec in specs]
+    sections = [_with_panels(section, sections) for section in sections]
     sections += _not_shown(records, sections)
     if only_measured:
         sections = [section for section in sections if section.records]
@@ -136,6 +137,28 @@ def _not_shown(records: list[Record], sections: list[Section]) -> list[Section]:
 def _section(spec: TableSpec, tables: list[Table]) -> Section:
     figures = {figure.name: figure for table in tables for figure in figures_of(table)}
     return Section(spec=spec, tables=tables, figures=list(figures.values()))
+
+
+def _with_panels(section: Section, sections: list[Section]) -> Section:
+    """Put the figure in front that shows the curves of several tables at once."""
+    curves = [
+        (figure, other.spec)
+        for name in section.spec.panels
+        for other in sections
+        for figure in other.figures
+        if other.spec.name == name and "-curve-" in figure.name
+    ]
+    if len(curves) < 2:
+        return section
+    title = section.spec.title
+    names = ", ".join(dict.fromkeys(spec.title for _, spec in curves))
+    joint = Figure(
+        name=f"{section.spec.name}-panels",
+        title=title,
+        caption=f"The curves of: {names}.",
+        svg=side_by_side([figure.svg for figure, _ in curves], title),
+    )
+    return replace(section, figures=[joint, *section.figures])
 
 
 def _contents(

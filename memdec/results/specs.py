@@ -74,6 +74,9 @@ class TableSpec:
     curve: str = ""
     """Field that is the horizontal axis when the rows are points of a curve, as in `by`."""
 
+    panels: list[str] = field(default_factory=list)
+    """Tables whose curves over a setting are also drawn as one figure, in this table's section."""
+
     @property
     def paper_tables(self) -> list[str]:
         """Ids of the paper's tables that it quotes."""
@@ -105,6 +108,11 @@ def load_specs(folder: Path | None, paper: dict[str, PaperTable]) -> list[TableS
             for key in [*selector.where, *filter(None, [selector.by, spec.curve])]:
                 _check_field(key, path)
         specs.append(spec)
+    names = {spec.name for spec in specs}
+    for spec in specs:
+        if unknown := [name for name in spec.panels if name not in names]:
+            known = ", ".join(sorted(names))
+            raise DataError(f"{spec.name}: panels names {unknown[0]!r}; known specs: {known}.")
     return sorted(specs, key=lambda spec: (spec.order, spec.name))
 
 

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+import xml.etree.ElementTree
 
 import pytest
 import yaml
@@ -75,6 +76,46 @@ def test_a_report_without_specs_has_table_figures_page_and_index(build, tmp_path
     assert "| Memory &amp; Decoder | **15.00** |" in (tmp_path / "out/toy.md").read_text()
     assert "figures/toy-small-alpha-toy.svg" in (tmp_path / "out/toy.md").read_text()
     assert "`toy-base-s0-01234567`: complete" in (tmp_path / "out/README.md").read_text()
+
+
+def test_curves_of_several_tables_are_drawn_as_one_figure_too(build, make_facts, save, tmp_path):
+    for k in (2, 8):
+        for table in ("one", "two", "three"):
+            save(
+                make_facts(
+                    10.0 + k, table=table, experiment=f"{table}-{k}", config={"knn": {"k": k}}
+                )
+            )
+    specs = tmp_path / "specs"
+    specs.mkdir()
+    for number, name in enumerate(("one", "two", "three")):
+        facts = {
+            "name": name,
+            "title": name.upper(),
+            "order": number,
+            "curve": "config.knn.k",
+            "rows": [{"by": "config.knn.k"}],
+            "columns": [{"label": "Test"}],
+            "panels": ["three", "one", "two"] if name == "two" else [],
+        }
+        (specs / f"{name}.yaml").write_text(yaml.safe_dump(facts))
+    assert build(specs_dir=specs).problems == []
+    drawn = (tmp_path / "out/figures/two-panels.svg").read_text()
+    whole = xml.etree.ElementTree.fromstring(drawn)
+    svg = "{http://www.w3.org/2000/svg}"
+    inner = whole.findall(f"{svg}svg")
+    places = [(part.get("x"), part.get("y")) for part in inner]
+    assert places == [("0", "0"), ("560", "0"), ("0", "340")]
+    assert whole.get("viewBox") == "0 0 1120 680"
+    alone = xml.etree.ElementTree.parse(tmp_path / "out/figures/three-small-curve-test.svg")
+    for shape in ("polyline", "text"):
+        found = [part.attrib for part in inner[0].findall(f".//{svg}{shape}")]
+        assert found
+        assert found == [part.attrib for part in alone.findall(f".//{svg}{shape}")]
+    assert "The curves of: THREE, ONE, TWO." in (tmp_path / "out/index.html").read_text()
+    (specs / "one.yaml").unlink()
+    with pytest.raises(DataError, match="two: panels names 'one'; known specs: three, two"):
+        build(specs_dir=specs)
 
 
 def test_a_rebuild_gives_the_same_bytes(build, tmp_path):
