@@ -40,7 +40,7 @@ def score_split(
     """Write SPLIT_gold_log_probs and SPLIT_entropies f32 [N], and the top tokens.
 
     Those are SPLIT_top_ids u32 and SPLIT_top_log_probs f16 [N, K]. A head over all tokens is cut to
-    those that the tokenizer has: models of one tokenizer may be padded to different widths.
+    those in use: models of one tokenizer may be padded to different widths.
 
     With `key_layer`, the same forward pass also leaves SPLIT_keys f16 [N, D].
     """

@@ -31,7 +31,7 @@ class NextToken:
 
         Args:
             lm: The model.
-            vocab_size: V, the tokens in use; what its head has beyond them is padding.
+            vocab_size: V, the tokens that all parts of a mixture have; the rest of the head is cut.
             log_probs: From logits [B, V] to log-probs [B, V], -inf where nothing is offered;
                 a softmax over all tokens unless given (MemoryDecoder.spread is one).
         """

@@ -38,24 +38,28 @@ class MemoryDecoder(nn.Module):
         """Return the last hidden states [B, T, D]."""
         return body_output(self.lm, inputs_BT)
 
-    def head(self, vocab_size: int | None = None) -> Tensor:
+    def head(self, vocab_size: int) -> Tensor:
         """Return the rows of the output head that are in use [O, D]; gradients flow to it.
 
-        Of a head over all tokens, the first `vocab_size` where given: what follows only pads it.
+        Of a head over all tokens these are the first `vocab_size`: what follows only pads it.
         """
         weight_VD = head_weight(self.lm)
-        return weight_VD[:vocab_size] if self.output_ids_O is None else weight_VD[self.output_ids_O]
+        if self.output_ids_O is not None:
+            return weight_VD[self.output_ids_O]
+        # Uncut where nothing pads it: a slice would give the gradient a V x D copy.
+        return weight_VD[:vocab_size] if vocab_size < len(weight_VD) else weight_VD
 
     def columns(self, token_ids: Tensor) -> Tensor:
         """Return the head's row of each token; all must be output tokens."""
         return output_columns(token_ids, self.output_ids_O)[0]
 
     def spread(self, logits: Tensor) -> Tensor:
-        """Turn logits over the whole vocabulary [..., V] into log-probs with -inf outside O."""
+        """Turn logits over the first V tokens [..., V] into log-probs with -inf outside O."""
         if self.output_ids_O is None:
             return logits.float().log_softmax(-1)
+        ids_O = self.output_ids_O[self.output_ids_O < logits.shape[-1]]
         log_probs = torch.full_like(logits, -torch.inf, dtype=torch.float32)
-        log_probs[..., self.output_ids_O] = logits[..., self.output_ids_O].float().log_softmax(-1)
+        log_probs[..., ids_O] = logits[..., ids_O].float().log_softmax(-1)
         return log_probs
 
     def export(self, path: Path, tokenizer: Any, facts: dict[str, Any]) -> None:

@@ -33,7 +33,7 @@ def continue_both(
     where = pick_device(device)
     lm = load_causal_lm(base_path, dtype, where)
     memory = load_memory(memory_path, dtype, where)
-    vocab_size = min([rules.vocab_size, *(len(head_weight(part)) for part in (lm, memory.lm))])
+    vocab_size = min(rules.vocab_size, len(head_weight(lm)), len(head_weight(memory.lm)))
     base_step = NextToken(lm, vocab_size)
     memory_step = NextToken(memory.lm, vocab_size, memory.spread)
     ids, stops = encode_prompt(tokenizer, rules, prompt), stop_ids(lm, rules)

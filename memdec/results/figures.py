@@ -9,12 +9,12 @@ from memdec.results.drawn import Run, names_of, rows_with_runs, runs_of, styles_
 from memdec.results.footer import hardware
 from memdec.results.printed import Heading, Table, cell_text
 from memdec.results.record import Record
+from memdec.results.specs import PERPLEXITY
 from memdec.results.svg import HEIGHT, NUM_STYLES, Axis, Chart, Point, style_of
 
 Bar = tuple[float, float, float]
 """Lower end, number, upper end."""
 _MOST_OF_A_KIND = 6
-PERPLEXITY = "test/perplexity"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +22,8 @@ class Figure:
     """One drawing with its words."""
 
     name: str
+    kind: str
+    """dots, curve, alpha, ...; panels for several curves in one."""
     title: str
     caption: str
     svg: str
@@ -298,4 +300,4 @@ def _anchor(share: float) -> str:
 def _figure(table: Table, kind: str, words: str, chart: Chart, caption: str) -> Figure:
     slug = re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
     name = "-".join(filter(None, [table.spec.name, table.scale, kind, slug]))
-    return Figure(name=name, title=chart.title, caption=caption, svg=chart.svg())
+    return Figure(name=name, kind=kind, title=chart.title, caption=caption, svg=chart.svg())

@@ -3,11 +3,13 @@
 import math
 
 from memdec.results.paper import PaperTable
+from memdec.results.printed import Heading, Row
 from memdec.results.record import Record
-from memdec.results.specs import field_of, last_part
+from memdec.results.specs import PERPLEXITY, field_of, last_part
 
 _NUM_TOKENS = "test/num_tokens"
 _GATE_RATIO = "test/perplexity_ratio_to_one_alpha"
+_RIVALS = ("knn_lm", "in_context_rag", "dapt", "dapt_memory", "lora")
 _ROUNDING = 1e-5
 """Between machines: 5e-8 was seen. Another copy of a model: 7e-5."""
 
@@ -16,7 +18,7 @@ def notes_of(
     records: list[Record],
     papers: list[PaperTable],
     has_intervals: bool = True,
-    metric: str = "test/perplexity",
+    metric: str = PERPLEXITY,
 ) -> list[str]:
     """Return the remarks that a reader of the metric needs before comparing numbers."""
     notes = []
@@ -35,7 +37,7 @@ def notes_of(
         notes.append("alpha (and kNN-LM's temperature) was chosen on validation text.")
     if any(_fixed_alpha(record) for record in records):
         notes.append("alpha was fixed in advance in runs that set it.")
-    notes += _gates(records) if metric == "test/perplexity" else []
+    notes += _gates(records) if metric == PERPLEXITY else []
     notes += _unlike_tokens(records) + _unlike_bases(records) + _temperatures_at_the_end(records)
     notes += [f"Failed: {r.id}: {r.error}" for r in records if not r.complete]
     dirty = [record.id for record in records if record.provenance.dirty]
@@ -45,6 +47,33 @@ def notes_of(
         notes.append(f"Paper: {paper.source}, {paper.title} [{paper.certainty}].")
         notes += paper.notes
     return notes
+
+
+def rivals_ahead(rows: list[Row], headings: list[Heading]) -> list[str]:
+    """Say for each memory which other methods have a lower perplexity, as printed, and where."""
+    notes = []
+    for row in rows:
+        if row.method != "memory_decoder":
+            continue
+        rivals = [r for r in rows if r.method in _RIVALS and r.group == row.group]
+        compared = [(r.name, c) for r in rivals if (c := _lower(r, row, headings)) is not None]
+        if compared:
+            ahead = [f"{name} ({', '.join(columns)})" for name, columns in compared if columns]
+            none = f"none (compared: {', '.join(name for name, _ in compared)})"
+            name = f"{row.name} ({row.group})" if len({r.group for r in rows}) > 1 else row.name
+            notes.append(f"Ahead of {name}: {', '.join(ahead) or none}.")
+    return notes
+
+
+def _lower(rival: Row, row: Row, headings: list[Heading]) -> list[str] | None:
+    """Return the columns where the rival's perplexity is lower; None where nothing compares."""
+    found: list[tuple[str, bool]] = []
+    for heading, theirs, ours in zip(headings, rival.cells, row.cells, strict=True):
+        means = [one.cell.mean for one in (theirs, ours) if one.cell]
+        printed = [round(mean, heading.column.digits) for mean in means if mean is not None]
+        if heading.column.metric == PERPLEXITY and len(printed) == 2:
+            found.append((heading.label, printed[0] < printed[1]))
+    return [label for label, is_lower in found if is_lower] if found else None
 
 
 def commits(records: list[Record]) -> list[str]:
@@ -167,7 +196,7 @@ def _unlike_bases(records: list[Record]) -> list[str]:
         ratio = record.metrics.get("test/perplexity_ratio_to_base")
         if ratio:
             model = last_part(field_of(record, "config.model.source"))
-            base = record.metrics["test/perplexity"] / ratio
+            base = record.metrics[PERPLEXITY] / ratio
             found.setdefault((record.experiment, model), []).append(base)
     return [
         f"Warning: {model} alone has {min(bases):.4f} in some runs of {experiment} and "

@@ -141,22 +141,17 @@ def _section(spec: TableSpec, tables: list[Table]) -> Section:
 
 def _with_panels(section: Section, sections: list[Section]) -> Section:
     """Put the figure in front that shows the curves of several tables at once."""
-    curves = [
-        (figure, other.spec)
-        for name in section.spec.panels
-        for other in sections
-        for figure in other.figures
-        if other.spec.name == name and "-curve-" in figure.name
-    ]
-    if len(curves) < 2:
+    figures = {other.spec.name: other.figures for other in sections}
+    named = [figure for name in section.spec.panels for figure in figures[name]]
+    curves = [figure for figure in named if figure.kind == "curve"]
+    if not curves:
         return section
-    title = section.spec.title
-    names = ", ".join(dict.fromkeys(spec.title for _, spec in curves))
     joint = Figure(
         name=f"{section.spec.name}-panels",
-        title=title,
-        caption=f"The curves of: {names}.",
-        svg=side_by_side([figure.svg for figure, _ in curves], title),
+        kind="panels",
+        title=section.spec.title,
+        caption=" ".join(dict.fromkeys(f.caption for f in curves if f.caption)),
+        svg=side_by_side([figure.svg for figure in curves], section.spec.title),
     )
     return replace(section, figures=[joint, *section.figures])
 

@@ -6,11 +6,13 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
+from memdec.checks import check_choice
 from memdec.errors import DataError
 from memdec.results.paper import PaperTable, read_yaml
 from memdec.results.record import Record
 from memdec.results.typed import from_plain
 
+PERPLEXITY = "test/perplexity"
 Better = Literal["lower", "higher", "none"]
 _FIELDS = ("experiment", "method", "table", "scale", "seed", "alpha", "label", "title", "status")
 _SECTIONS = ("config", "budget", "tuned")
@@ -55,7 +57,7 @@ class TableSpec:
     caption: str = ""
     where: dict[str, Any] = field(default_factory=dict)
     """Records of this table; by default those whose table is `name`."""
-    metric: str = "test/perplexity"
+    metric: str = PERPLEXITY
     better: Better = "lower"
     digits: int = 2
     bits_per_byte: bool = False
@@ -93,6 +95,7 @@ def load_specs(folder: Path | None, paper: dict[str, PaperTable]) -> list[TableS
 
     Raises:
         DataError: Unknown key, wrong type, unknown field, or a paper table that is not there.
+        ConfigError: `panels` names a spec that is not there.
     """
     specs = []
     for path in sorted(folder.glob("*.yaml")) if folder else []:
@@ -108,11 +111,10 @@ def load_specs(folder: Path | None, paper: dict[str, PaperTable]) -> list[TableS
             for key in [*selector.where, *filter(None, [selector.by, spec.curve])]:
                 _check_field(key, path)
         specs.append(spec)
-    names = {spec.name for spec in specs}
+    names = tuple(sorted(spec.name for spec in specs))
     for spec in specs:
-        if unknown := [name for name in spec.panels if name not in names]:
-            known = ", ".join(sorted(names))
-            raise DataError(f"{spec.name}: panels names {unknown[0]!r}; known specs: {known}.")
+        for name in spec.panels:
+            check_choice(f"{spec.name}: panels", name, names)
     return sorted(specs, key=lambda spec: (spec.order, spec.name))
 
 

@@ -187,23 +187,20 @@ class Chart:
 
 
 def side_by_side(svgs: list[str], title: str) -> str:
-    """Return drawings of `Chart.svg` as one, two a row."""
-    boxes = [[int(n) for n in svg.split('viewBox="')[1].split('"')[0].split()] for svg in svgs]
+    """Return drawings of `Chart.svg` as one, two a row, their lower edges level."""
     parts, top = [], 0
     for first in range(0, len(svgs), 2):
-        pair = list(zip(svgs, boxes, strict=True))[first : first + 2]
-        height = max(box[3] for _, box in pair)
-        for place, (svg, (x, y, wide, high)) in enumerate(pair):
-            inside = svg.split("\n", 1)[1]
-            parts.append(
-                f'<svg x="{place * WIDTH}" y="{top + height - high}" width="{wide}" '
-                f'height="{high}" viewBox="{x} {y} {wide} {high}">\n{inside}'
-            )
-        top += height
-    paper = f'<rect class="paper" width="{2 * WIDTH}" height="{top}"/>'
+        pair = svgs[first : first + 2]
+        heights = [int(svg.split('viewBox="')[1].split('"')[0].split()[3]) for svg in pair]
+        for place, (svg, height) in enumerate(zip(pair, heights, strict=True)):
+            y = top + max(heights) - height
+            box = f'x="{place * WIDTH}" y="{y}" width="{WIDTH}" height="{height}"'
+            parts.append(svg.replace("<svg ", f"<svg {box} ", 1))
+        top += max(heights)
     return (
         f'<svg class="fig" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {2 * WIDTH} {top}" '
-        f'role="img" aria-label="{escape(title)}">\n{paper}\n{"".join(parts)}</svg>\n'
+        f'role="img" aria-label="{escape(title)}">\n'
+        f'<rect class="paper" width="{2 * WIDTH}" height="{top}"/>\n{"".join(parts)}</svg>\n'
     )
 
 

@@ -3,15 +3,13 @@
 from dataclasses import dataclass, replace
 
 from memdec.results.aggregate import Cell, aggregate, split_variants
-from memdec.results.footer import notes_of
+from memdec.results.footer import notes_of, rivals_ahead
 from memdec.results.paper import PaperTable, published
 from memdec.results.printed import Heading, Printed, Row, Table, cell_text, number
 from memdec.results.record import SCALES, Record
-from memdec.results.specs import Column, Selector, TableSpec, expand, matches
+from memdec.results.specs import PERPLEXITY, Column, Selector, TableSpec, expand, matches
 
 BITS_PER_BYTE = "test/bits_per_byte"
-_PERPLEXITY = "test/perplexity"
-_RIVALS = ("knn_lm", "in_context_rag", "dapt", "dapt_memory", "lora")
 
 
 def build_tables(
@@ -82,10 +80,9 @@ def _build(
     shown = {i for row in rows for printed in row.cells if printed.cell for i in printed.cell.ids}
     records = [record for record in records if record.id in shown]
     has_intervals = any(heading.column.interval for heading in headings)
-    notes = [
-        *(_rivals_ahead(rows, headings) if spec.metric == _PERPLEXITY else []),
-        *notes_of(records, list(paper.values()), has_intervals, spec.metric),
-    ]
+    notes = notes_of(records, list(paper.values()), has_intervals, spec.metric)
+    if spec.metric == PERPLEXITY:
+        notes = rivals_ahead(rows, headings) + notes
     return Table(spec=spec, scale=scale, headings=headings, rows=rows, records=records, notes=notes)
 
 
@@ -180,32 +177,6 @@ def _count(cells: list[Printed]) -> str:
     if not counts:
         return "-"
     return str(max(counts)) if len(counts) == 1 else f"{min(counts)}-{max(counts)}"
-
-
-def _rivals_ahead(rows: list[Row], headings: list[Heading]) -> list[str]:
-    """Say for each memory which other methods have a lower perplexity, as printed, and where."""
-    notes = []
-    for row in rows:
-        rivals = [r for r in rows if r.method in _RIVALS and r.group == row.group]
-        found = [(rival, _columns_ahead(rival, row, headings)) for rival in rivals]
-        if row.method != "memory_decoder" or all(columns is None for _, columns in found):
-            continue
-        words = [f"{rival.name} ({', '.join(columns)})" for rival, columns in found if columns]
-        name = f"{row.name} ({row.group})" if len({r.group for r in rows}) > 1 else row.name
-        notes.append(f"Ahead of {name}: {', '.join(words) or 'no other method'}.")
-    return notes
-
-
-def _columns_ahead(rival: Row, row: Row, headings: list[Heading]) -> list[str] | None:
-    """Return the columns where the rival's perplexity is lower; None where nothing compares."""
-    lower: list[tuple[str, bool]] = []
-    for heading, theirs, ours in zip(headings, rival.cells, row.cells, strict=True):
-        digits = heading.column.digits
-        means = [one.cell.mean for one in (theirs, ours) if one.cell]
-        printed = [round(mean, digits) for mean in means if mean is not None]
-        if heading.column.metric == _PERPLEXITY and len(printed) == 2:
-            lower.append((heading.label, printed[0] < printed[1]))
-    return [label for label, is_lower in lower if is_lower] if lower else None
 
 
 def _with_best(rows: list[Row], headings: list[Heading]) -> list[Row]:

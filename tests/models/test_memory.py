@@ -9,6 +9,7 @@ from memdec.errors import DataError
 from memdec.models.exports import read_memory_facts
 from memdec.models.loading import load_tokenizer
 from memdec.models.memory import MemoryDecoder, initial_lm, load_memory
+from memdec.models.side_by_side import continue_both
 
 CPU = torch.device("cpu")
 OUTPUTS = torch.tensor([1, 4, 40, 299])
@@ -20,7 +21,7 @@ def memory(tiny_model):
 
 
 def test_the_head_has_the_rows_of_the_output_tokens_and_learns(memory):
-    head_OD = memory.head()
+    head_OD = memory.head(300)
     weight_VD = memory.lm.lm_head.weight
     assert torch.equal(head_OD, weight_VD[OUTPUTS])
     head_OD.sum().backward()
@@ -52,7 +53,7 @@ def test_export_and_load_give_the_same_memory(tiny_model, outputs, tmp_path):
     ids_BT = torch.tensor([[5, 9, 17, 3]])
     with torch.no_grad():
         assert torch.equal(loaded(ids_BT), memory(ids_BT))
-        assert torch.equal(loaded.head(), memory.head())
+        assert torch.equal(loaded.head(300), memory.head(300))
     assert read_memory_facts(tmp_path) == {"tokenizer_hash": "abc"}
     assert not loaded.training
 
@@ -99,6 +100,14 @@ def test_a_folder_that_is_no_memory_is_refused(tiny_model, tmp_path):
         read_memory_facts(folder)
 
 
+def test_an_output_token_that_the_base_lacks_gets_no_column(memory):
+    logits = torch.randn(2, 50, generator=torch.Generator().manual_seed(1))
+    log_probs = memory.spread(logits)
+    ids = OUTPUTS[:3]  # 299 is left
+    torch.testing.assert_close(log_probs[:, ids], logits[:, ids].log_softmax(-1))
+    assert int(log_probs.isfinite().sum()) == 2 * 3
+
+
 @pytest.mark.parametrize(
     "name", ["memory.json", "config.json", "model.safetensors", "output_ids.npy"]
 )
@@ -115,3 +124,22 @@ def test_a_memory_that_lacks_a_file_is_refused(memory, tiny_model, tmp_path, nam
 def test_output_ids_are_ascending_in_the_export(memory, tiny_model, tmp_path):
     memory.export(tmp_path, load_tokenizer(tiny_model("llama")), {"tokenizer_hash": "abc"})
     assert np.load(tmp_path / "output_ids.npy").tolist() == OUTPUTS.tolist()
+
+
+def test_rows_that_pad_the_heads_do_not_show_in_the_texts(tiny_model, tmp_path):
+    tokenizer = load_tokenizer(tiny_model("llama"))
+    texts = []
+    for factor in (1, 100):
+        lm = initial_lm(tiny_model("llama"), False, 0)
+        with torch.no_grad():
+            lm.lm_head.weight[300:] *= factor  # 304 rows, 300 tokens
+        base, export = tmp_path / f"base-{factor}", tmp_path / f"memory-{factor}"
+        lm.save_pretrained(base)
+        tokenizer.save_pretrained(base)
+        MemoryDecoder(lm, None).export(export, tokenizer, {"tokenizer_hash": "abc"})
+        texts.append(continue_both(base, export, 0.5, "abc", 12, "cpu", "float32"))
+        with torch.no_grad():
+            largest = lm(torch.tensor([[5, 6, 7]])).logits[0, -1].argmax()
+    assert largest >= 300
+    assert texts[0] == texts[1]
+    assert all(texts[0])

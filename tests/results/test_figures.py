@@ -7,7 +7,7 @@ import pytest
 
 from memdec.results.figures import figures_of
 from memdec.results.specs import Column, Selector, TableSpec
-from memdec.results.svg import WIDTH, Axis, Chart, short, standalone
+from memdec.results.svg import WIDTH, Axis, Chart, short, side_by_side, standalone
 from memdec.results.tables import build_tables
 
 ALPHA = {
@@ -387,3 +387,20 @@ def test_one_validation_is_no_curve(make_record):
     curves = {"validation": {"step": [10.0], "validation/perplexity": [20.0]}}
     found = figures(plain(), [make_record(15.0, method="memory_decoder", curves=curves)])
     assert not [name for name in found if "-validation-" in name]
+
+
+def test_drawings_side_by_side_stand_on_one_line():
+    def drawn(num_words):
+        axis = Axis(low=0, high=1, label="")
+        legend = [("s1", "dot", "w" * 60)] * num_words  # a row each
+        return Chart(title="<a>", x=axis, y=axis, legend=legend).svg()
+
+    whole = ElementTree.fromstring(side_by_side([drawn(1), drawn(4), drawn(3)], "<both>"))
+    inner = [part for part in whole if part.tag.endswith("}svg")]
+    boxes = [[part.get(key) for key in ("x", "y", "width", "height", "viewBox")] for part in inner]
+    assert boxes == [
+        ["0", "40", "560", "340", "0 0 560 340"],
+        ["560", "0", "560", "380", "0 -40 560 380"],
+        ["0", "380", "560", "360", "0 -20 560 360"],
+    ]
+    assert (whole.get("viewBox"), whole.get("aria-label")) == ("0 0 1120 740", "<both>")

@@ -5,7 +5,7 @@ import xml.etree.ElementTree
 import pytest
 import yaml
 
-from memdec.errors import DataError
+from memdec.errors import ConfigError, DataError
 from memdec.results.report import build_report, headlines
 from memdec.results.specs import Column, Selector, TableSpec
 from memdec.results.tables import build_tables
@@ -96,9 +96,16 @@ def test_curves_of_several_tables_are_drawn_as_one_figure_too(build, make_facts,
             "curve": "config.knn.k",
             "rows": [{"by": "config.knn.k"}],
             "columns": [{"label": "Test"}],
-            "panels": ["three", "one", "two"] if name == "two" else [],
+            "panels": ["three", "plain", "one", "two"] if name == "two" else [],
         }
         (specs / f"{name}.yaml").write_text(yaml.safe_dump(facts))
+    dots = {
+        "name": "plain",
+        "title": "PLAIN",
+        "where": {"table": "one"},
+        "columns": [{"label": "Test"}],
+    }
+    (specs / "plain.yaml").write_text(yaml.safe_dump(dots | {"rows": [{"by": "config.knn.k"}]}))
     assert build(specs_dir=specs).problems == []
     drawn = (tmp_path / "out/figures/two-panels.svg").read_text()
     whole = xml.etree.ElementTree.fromstring(drawn)
@@ -112,9 +119,10 @@ def test_curves_of_several_tables_are_drawn_as_one_figure_too(build, make_facts,
         found = [part.attrib for part in inner[0].findall(f".//{svg}{shape}")]
         assert found
         assert found == [part.attrib for part in alone.findall(f".//{svg}{shape}")]
-    assert "The curves of: THREE, ONE, TWO." in (tmp_path / "out/index.html").read_text()
+    assert (tmp_path / "out/figures/plain-small-dots-test.svg").is_file()
+    assert '<figure class="panels">' in (tmp_path / "out/index.html").read_text()
     (specs / "one.yaml").unlink()
-    with pytest.raises(DataError, match="two: panels names 'one'; known specs: three, two"):
+    with pytest.raises(ConfigError, match=r"two: panels is 'one'; .*allowed: plain, three, two"):
         build(specs_dir=specs)
 
 

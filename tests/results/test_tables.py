@@ -369,8 +369,21 @@ def test_a_table_says_which_other_methods_are_ahead_of_the_memory(make_record):
     found = [note for note in in_groups.notes if note.startswith("Ahead")]
     assert found == [
         "Ahead of memory_decoder (a): dapt (Test).",
-        "Ahead of memory_decoder (b): no other method.",
+        "Ahead of memory_decoder (b): none (compared: dapt).",
     ]
+    (other,) = build_tables(replace(plain, metric="test/bits_per_byte"), records, {})
+    assert not [note for note in other.notes if note.startswith("Ahead")]
+
+
+def test_a_rivals_lower_bits_are_no_column_of_their_own(make_record):
+    def made(method, perplexity, bits):
+        return make_record(perplexity, method=method, metrics={"test/bits_per_byte": bits})
+
+    records = [made("memory_decoder", 9.0, 0.9), made("dapt", 8.0, 0.8), made("lora", 9.5, 0.5)]
+    both = spec(rows=[Selector(by="method")], bits_per_byte=True, columns=[Column(label="Test")])
+    (table,) = build_tables(both, records, {})
+    assert len(table.headings) == 2
+    assert "Ahead of memory_decoder: dapt (Test)." in table.notes
 
 
 def test_a_table_nobody_described_lists_the_methods(make_record):

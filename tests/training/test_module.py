@@ -183,24 +183,28 @@ def test_there_is_one_validation_an_epoch(problem):
     assert len(validations) == EPOCHS
 
 
-def test_validation_scores_every_token_in_its_place(problem):
+@pytest.mark.parametrize("vocab_size", [60, 304])
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_validation_scores_every_token_in_its_place(problem, is_whole, vocab_size):
     seen = []
     options = TrainerConfig(batch_size=6, micro_batch_size=3)
     memory = problem.memory()
+    if is_whole:
+        memory.output_ids_O = None
     module = MemoryModule(
         memory,
         MemoryDecoderConfig(),
         options,
         validate=lambda gold_N: seen.append(gold_N.clone()) or {"validation/perplexity": 1.0},
         num_validation_tokens=len(problem.validation) - 1,
-        vocab_size=len(head_weight(memory.lm)),
+        vocab_size=vocab_size,
     )
     trainer = lightning.Trainer(
         accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False
     )
     trainer.validate(module, datamodule=problem.data(options), verbose=False)
     (gold_N,) = seen
-    outputs = problem.output_ids
+    outputs = torch.arange(vocab_size) if is_whole else problem.output_ids
     for window in make_windows(len(problem.validation), 9, 5):
         ids = problem.validation[window.start : window.end - 1].astype(np.int64)
         with torch.no_grad():
