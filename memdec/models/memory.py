@@ -38,16 +38,16 @@ class MemoryDecoder(nn.Module):
         """Return the last hidden states [B, T, D]."""
         return body_output(self.lm, inputs_BT)
 
-    def head(self, vocab_size: int) -> Tensor:
+    def head(self, vocab_size: int | None = None) -> Tensor:
         """Return the rows of the output head that are in use [O, D]; gradients flow to it.
 
-        Of a head over all tokens these are the first `vocab_size`: what follows only pads it.
+        Of a head over all tokens, the first `vocab_size` where given: what follows only pads it.
+        Training takes all, so that the export gives padding no probability elsewhere either.
         """
         weight_VD = head_weight(self.lm)
         if self.output_ids_O is not None:
             return weight_VD[self.output_ids_O]
-        # Uncut where nothing pads it: a slice would give the gradient a V x D copy.
-        return weight_VD[:vocab_size] if vocab_size < len(weight_VD) else weight_VD
+        return weight_VD if vocab_size is None else weight_VD[:vocab_size]
 
     def columns(self, token_ids: Tensor) -> Tensor:
         """Return the head's row of each token; all must be output tokens."""

@@ -70,11 +70,7 @@ class MemoryModule(lightning.LightningModule):
         targets = self._targets(batch)
         beta = self._config.beta * reliability(*targets, self._config.gating)
         loss, kl, nll = memory_decoder_loss(
-            hidden_ND,
-            self.memory.head(self._vocab_size),
-            *targets,
-            beta,
-            self._config.divergence,
+            hidden_ND, self.memory.head(), *targets, beta, self._config.divergence
         )
         # Lightning averages over accumulated passes and processes; the step wants a sum of shares.
         scale = batch["weight"] * self.trainer.accumulate_grad_batches * self.trainer.world_size

@@ -21,7 +21,7 @@ def memory(tiny_model):
 
 
 def test_the_head_has_the_rows_of_the_output_tokens_and_learns(memory):
-    head_OD = memory.head(300)
+    head_OD = memory.head()
     weight_VD = memory.lm.lm_head.weight
     assert torch.equal(head_OD, weight_VD[OUTPUTS])
     head_OD.sum().backward()
@@ -53,7 +53,7 @@ def test_export_and_load_give_the_same_memory(tiny_model, outputs, tmp_path):
     ids_BT = torch.tensor([[5, 9, 17, 3]])
     with torch.no_grad():
         assert torch.equal(loaded(ids_BT), memory(ids_BT))
-        assert torch.equal(loaded.head(300), memory.head(300))
+        assert torch.equal(loaded.head(), memory.head())
     assert read_memory_facts(tmp_path) == {"tokenizer_hash": "abc"}
     assert not loaded.training
 
