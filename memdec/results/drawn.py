@@ -1,12 +1,25 @@
-"""What a figure draws: rows of a table with their records, names and styles."""
+"""What figures share: the rows that they draw, with records, names and styles."""
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from memdec.results.printed import Printed, Row, Table
 from memdec.results.record import Record
-from memdec.results.svg import NUM_STYLES, style_of
+from memdec.results.svg import NUM_STYLES, Chart, style_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """One drawing with its words."""
+
+    name: str
+    kind: str
+    """dots, curve, alpha, ...; panels for several curves in one."""
+    title: str
+    caption: str
+    svg: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,3 +85,10 @@ def styles_of(rows: list[Row]) -> list[str]:
     for number, place in enumerate(again):
         styles[place] = free[number % len(free)]
     return styles
+
+
+def figure_of(table: Table, kind: str, words: str, chart: Chart, caption: str) -> Figure:
+    """Return a chart of a table as the figure that the report shows."""
+    slug = re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
+    name = "-".join(filter(None, [table.spec.name, table.scale, kind, slug]))
+    return Figure(name=name, kind=kind, title=chart.title, caption=caption, svg=chart.svg())

@@ -6,7 +6,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from memdec.results.figures import Figure, figures_of
+from memdec.results.drawn import Figure
+from memdec.results.figures import figures_of
 from memdec.results.footer import commits, hardware, origin, seconds
 from memdec.results.loading import load_records
 from memdec.results.paper import load_paper

@@ -75,7 +75,6 @@ class TableSpec:
     """Place in the report; equals by name."""
     curve: str = ""
     """Field that is the horizontal axis when the rows are points of a curve, as in `by`."""
-
     panels: list[str] = field(default_factory=list)
     """Tables whose curves over a setting are also drawn as one figure, in this table's section."""
 
