@@ -9,8 +9,9 @@ from html import escape
 from importlib.resources import files
 
 WIDTH, HEIGHT = 560, 340
+CHARACTER = 8.0
+"""Mean width of a letter of 14 px."""
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 18, 44, 48
-_CHARACTER = 8.0  # mean width of a 14 px letter
 _LINE = 15.0  # from one line of a name to its next
 Point = tuple[float, float]
 NUM_STYLES = 10
@@ -167,7 +168,7 @@ class Chart:
         places, row, x = [], 0, 14.0
         for _, kind, words in self.legend:
             mark = 20 if kind == "dot" else 26
-            width = mark + len(words) * _CHARACTER
+            width = mark + len(words) * CHARACTER
             if x > 14 and x + width > WIDTH:
                 row, x = row + 1, 14.0
             places.append((x, row, x + mark))

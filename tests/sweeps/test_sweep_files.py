@@ -33,6 +33,8 @@ def given(tmp_path_factory, tiny_model):
             path = folder / "corpora" / name / f"{split}.jsonl.gz"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(gzip.compress(b'{"text": "%d"}' % number))
+    (folder / "latest").mkdir()
+    (folder / "latest" / "fomc_minutes.jsonl.gz").write_bytes(gzip.compress(b'{"text": "9"}'))
     memories = ("memory", *(f"memories/{seed}/{name}" for seed in range(3) for name in DOMAINS))
     for number, name in enumerate((*MODELS, *memories)):
         shutil.copytree(tiny_model("llama"), folder / name)
@@ -46,6 +48,7 @@ def given(tmp_path_factory, tiny_model):
 def _at_the_root(monkeypatch, given):
     monkeypatch.chdir(ROOT)  # commands name experiments from there, as people run them
     monkeypatch.setenv("MEMDEC_DATA", str(given))
+    monkeypatch.setenv("MEMDEC_LATEST", str(given / "latest"))
     monkeypatch.setenv("MEMDEC_MODELS", str(given))
     monkeypatch.setenv("MEMDEC_MEMORY", str(given / "memory"))
     monkeypatch.setenv("MEMDEC_MEMORIES", str(given / "memories"))
