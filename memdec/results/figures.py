@@ -7,7 +7,7 @@ from memdec.results.drawn import Figure, figure_of, names_of, rows_with_runs, ru
 from memdec.results.footer import hardware
 from memdec.results.printed import Heading, Table, cell_text
 from memdec.results.run_curves import alpha_curve, training_curve, validation_curve
-from memdec.results.svg import CHARACTER, HEIGHT, NUM_STYLES, Axis, Chart, style_of
+from memdec.results.svg import CHARACTER, HEIGHT, LINE, NUM_STYLES, Axis, Chart, style_of
 
 Bar = tuple[float, float, float]
 """Lower end, number, upper end."""
@@ -50,9 +50,10 @@ def _dots(table: Table, index: int, heading: Heading) -> Figure | None:
     names, styles = names_of(rows), styles_of(rows)
     x = Axis.around([value for bar in bars for value in bar], _metric(table))
     y = Axis(low=-0.6, high=len(shown) - 0.4, label="")
-    lines = [wrap(name, 46, break_on_hyphens=False) for name in names]  # leaves the marks room
+    lines = [wrap(name, 30, break_on_hyphens=False) for name in names]  # leaves the marks room
     left = 30 + CHARACTER * max(len(line) for name in lines for line in name)
-    height = max(HEIGHT, 100 + 34 * len(shown))  # a number stands above each mark
+    # a number stands above each mark
+    height = max(HEIGHT, round(100 + max(34, 4 + LINE * max(map(len, lines))) * len(shown)))
     chart = Chart(title=heading.label, x=x, y=y, left=left, height=height, names=lines[::-1])
     for i, (low, mean, high) in reversed(list(enumerate(bars))):
         place = len(shown) - 1 - i  # the first row on top

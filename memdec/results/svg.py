@@ -11,8 +11,9 @@ from importlib.resources import files
 WIDTH, HEIGHT = 560, 340
 CHARACTER = 8.0
 """Mean width of a letter of 14 px."""
+LINE = 15.0
+"""From one line of a name to its next."""
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 18, 44, 48
-_LINE = 15.0  # from one line of a name to its next
 Point = tuple[float, float]
 NUM_STYLES = 10
 """Classes s1 to s10 of figure.css; s0 is the base's grey."""
@@ -144,9 +145,9 @@ class Chart:
         for value, lines in list(enumerate(self.names)) if self.names else rows:
             y = self.at((self.x.low, value))[1]
             parts.append(f'<line class="grid" x1="{self.left}" x2="{right}" y1="{y}" y2="{y}"/>')
-            first = float(y) + 4 - _LINE * (len(lines) - 1) / 2
+            first = float(y) + 4 - LINE * (len(lines) - 1) / 2
             parts += [
-                f'<text x="{self.left - 8}" y="{first + _LINE * i:.1f}" text-anchor="end">'
+                f'<text x="{self.left - 8}" y="{first + LINE * i:.1f}" text-anchor="end">'
                 f"{escape(words)}</text>"
                 for i, words in enumerate(lines)
             ]

@@ -1,6 +1,7 @@
 import math
 import re
 from dataclasses import replace
+from itertools import pairwise
 from xml.etree import ElementTree
 
 import pytest
@@ -160,6 +161,18 @@ def test_a_long_name_goes_on_in_a_second_line_inside_the_drawing(records):
     assert f"{words[top]} {words[bottom]}" == long
     assert bottom - top == 15
     assert all(float(x) - 7.6 * len(text) > 0 for x, _, text in found)
+
+
+def test_names_of_many_lines_stand_clear_of_each_other(make_record):
+    names = [f"{letter}{' and a word more' * 7}" for letter in "ABCDEFGHIJ"]
+    records = [make_record(20.0 + i, method=name[0].lower()) for i, name in enumerate(names)]
+    rows = [Selector(label=name, where={"method": name[0].lower()}) for name in names]
+    svg = figures(plain(rows=rows), records)["toy-small-dots-test-perplexity"].svg
+    found = re.findall(r'<text x="[\d.]+" y="([\d.]+)" text-anchor="end">([A-Za-z ]+)<', svg)
+    lines = sorted((float(y), text) for y, text in found)
+    assert len(lines) == 40  # four lines a name
+    assert " ".join(text for _, text in lines) == " ".join(names)
+    assert min(b[0] - a[0] for a, b in pairwise(lines)) > 14.9
 
 
 def test_a_long_legend_stands_above_the_axes():
