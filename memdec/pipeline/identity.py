@@ -59,14 +59,17 @@ def given_memories(job: Job, method: Method) -> dict[str, Any]:
 
 
 def _config(job: Job, method: Method) -> dict[str, Any]:
-    """Return the experiment; where memories are plugged in, with the settings that made them."""
+    """Return the experiment; where memories are plugged in, with the settings that made them.
+
+    What they do not say, or not all alike, is None.
+    """
     config, given = job.experiment.facts(), job.given_memories(method.stages)
     made_with = [_trained_with(path) for path in given]
-    for key in config["memory_decoder"] if made_with else ():
-        if key not in ("trained", "alpha"):
-            values = [settings.get(f"memory_decoder.{key}") for settings in made_with]
+    for section in ("memory_decoder", "datastore", "knn", "trainer") if made_with else ():
+        for key in config[section].keys() - {"trained", "alpha"}:
+            values = [settings.get(f"{section}.{key}") for settings in made_with]
             is_one = all(value == values[0] for value in values)
-            config["memory_decoder"][key] = values[0] if is_one else None
+            config[section][key] = values[0] if is_one else None
     return config
 
 

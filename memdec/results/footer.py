@@ -207,11 +207,18 @@ def _unlike_bases(records: list[Record]) -> list[str]:
 
 
 def _temperatures_at_the_end(records: list[Record]) -> list[str]:
-    """Warn where the best temperature is the highest that was tried."""
-    ids = []
-    for record in records:
-        tried = record.config.get("knn_lm", {}).get("temperatures", [])
-        if len(tried) > 1 and record.tuned.get("temperature") == max(tried):
-            ids.append(record.id)
-    words = "Warning: the highest temperature tried was the best for"
-    return [f"{words} {', '.join(ids)}; try higher ones."] if ids else []
+    """Warn where the best temperature is the highest or the lowest that was tried."""
+    notes = []
+    for end, words, wanted in ((max, "highest", "higher"), (min, "lowest", "lower")):
+        ids = []
+        for record in records:
+            tried = record.config.get("knn_lm", {}).get("temperatures", [])
+            matters = len(tried) > 1 and record.config.get("knn", {}).get("k") != 1
+            if matters and record.tuned.get("temperature") == end(tried):
+                ids.append(record.id)
+        if ids:
+            notes.append(
+                f"Warning: the {words} temperature tried was the best for {', '.join(ids)}; "
+                f"try {wanted} ones."
+            )
+    return notes

@@ -248,8 +248,8 @@ def _write(path: Path, text: str) -> Path:
 
 def _remove_stale(output_dir: Path, written: set[Path]) -> None:
     """Remove what an earlier build made and this one did not; files of other origin stay."""
-    for folder in ("tables", "figures"):
-        for path in sorted((output_dir / folder).glob("*.*")):
+    for pattern in ("tables/*.*", "figures/*.*", "*.md"):
+        for path in sorted(output_dir.glob(pattern)):
             head = path.read_bytes()[:200].decode(errors="replace").split("\n", 1)[0]
             ours = GENERATED in head or head == ",".join(CSV_HEADER)
             if ours and path not in written:

@@ -23,7 +23,7 @@ def writer(tmp_path):
     return out
 
 
-def tokenize(out, folder, texts=TEXTS, **fields):
+def tokenize(out, folder, texts=TEXTS, num_rows=1 << 20, **fields):
     paths = {}
     for split, text in texts.items():
         (folder / f"{split}.txt").write_text(text)
@@ -35,6 +35,7 @@ def tokenize(out, folder, texts=TEXTS, **fields):
         config,
         lambda batch: [[ord(character) for character in text] for text in batch],
         SEPARATOR,
+        num_rows=num_rows,
         count_characters=lambda text, num_tokens: num_tokens,
         tokenizer_hash="0123abcd",
         downloads=folder,
@@ -69,6 +70,14 @@ def test_the_artifact_follows_the_contract(writer, tmp_path):
 def test_a_split_without_text_is_refused(writer, tmp_path, split):
     with pytest.raises(DataError, match=rf"corpus\.{split} \(.*{split}\.txt\) holds no text"):
         tokenize(writer, tmp_path, {**TEXTS, split: " \n\n"})
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_a_token_that_the_model_lacks_is_refused(writer, tmp_path, split):
+    texts = {**TEXTS, split: TEXTS[split] + " \u0400"}
+    with pytest.raises(DataError, match=f"^{split} text has token 1024, but the model has 1,024"):
+        tokenize(writer, tmp_path, texts, num_rows=1024)
+    tokenize(writer, tmp_path, texts, num_rows=1025)
 
 
 def test_a_split_shorter_than_one_window_is_refused(writer, tmp_path):

@@ -1,12 +1,14 @@
 """What every method owes a table, on a tiny model without BOS and on one with it."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from memdec.datastore.config import DatastoreConfig
+from memdec.datastore.config import DatastoreConfig, KnnConfig
 from memdec.errors import ConfigError, DataError
+from memdec.evaluation.config import EvaluationConfig
 from memdec.methods.config import MemoryMixtureConfig
 from memdec.methods.memory_mixture import short_names
 from memdec.methods.registry import METHODS
@@ -178,18 +180,48 @@ def test_memories_are_mixed_with_weights_of_their_own(tiny_experiment, tmp_path)
 
 
 def test_a_record_says_how_the_memory_that_was_plugged_in_was_trained(tiny_experiment, tmp_path):
-    config = MemoryDecoderConfig(beta=0.3, gating="gold")
-    experiment = tiny_experiment("llama", methods=["memory_decoder"], memory_decoder=config)
+    config, knn = (
+        MemoryDecoderConfig(beta=0.3, gating="gold"),
+        KnnConfig(k=4, k_max=16, temperature=3.0),
+    )
+    experiment = tiny_experiment(
+        "llama", methods=["memory_decoder"], memory_decoder=config, knn=knn
+    )
     (trained,) = run_experiment(experiment, tmp_path).records
     (memory,) = tmp_path.glob("memory/*/export")
     given = MemoryDecoderConfig(trained=str(memory), alpha=0.5)
-    experiment = tiny_experiment("llama", methods=["memory_decoder"], memory_decoder=given)
-    (plugged,) = run_experiment(experiment, tmp_path).records
-    changed = {"trained": str(memory), "alpha": 0.5}
-    assert plugged["config"]["memory_decoder"] == trained["config"]["memory_decoder"] | changed
-    assert (
-        plugged["memories"][str(memory)]["trained_with"]["knn.k"] == trained["config"]["knn"]["k"]
+    experiment = tiny_experiment(
+        "llama",
+        methods=["memory_decoder"],
+        memory_decoder=given,
+        datastore=DatastoreConfig(model="dapt"),
+        trainer=TrainerConfig(learning_rate=0.5, accelerator="cpu"),
+        evaluation=EvaluationConfig(),
     )
+    (plugged,) = run_experiment(experiment, tmp_path).records
+    settings, made_with = plugged["config"], trained["config"]
+    changed = {"trained": str(memory), "alpha": 0.5}
+    assert settings["memory_decoder"] == made_with["memory_decoder"] | changed
+    assert settings["knn"] == made_with["knn"] | {"k_max": None}
+    assert settings["datastore"] == made_with["datastore"]
+    assert settings["trainer"]["learning_rate"] == made_with["trainer"]["learning_rate"]
+    assert plugged["memories"][str(memory)]["trained_with"]["knn.k"] == 4
+
+
+def test_fidelity_to_other_targets_than_the_plugged_memorys_is_refused(tiny_experiment, tmp_path):
+    knn = KnnConfig(k=4, k_max=16, temperature=3.0)
+    experiment = tiny_experiment("llama", methods=["memory_decoder"], knn=knn)
+    (trained,) = run_experiment(experiment, tmp_path).records
+    (memory,) = tmp_path.glob("memory/*/export")
+    given = MemoryDecoderConfig(trained=str(memory))
+    again = replace(experiment, memory_decoder=given)
+    (plugged,) = run_experiment(again, tmp_path).records
+    assert plugged["metrics"]["fidelity/kl"] == pytest.approx(trained["metrics"]["fidelity/kl"])
+    again = replace(again, knn=KnnConfig(k=4, k_max=16, temperature=1.0))
+    with pytest.raises(
+        ConfigError, match=r"knn\.temperature=1\.0, but .* those of 3\.0; give eval"
+    ):
+        run_experiment(again, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import yaml
 from memdec.errors import ConfigError, DataError
 from memdec.results.report import build_report, headlines
 from memdec.results.specs import Column, Selector, TableSpec
+from memdec.results.table_formats import GENERATED
 from memdec.results.tables import build_tables
 
 TOKENS = [
@@ -172,12 +173,15 @@ def test_no_record_gets_lost(build, save, make_facts, tmp_path):
 
 def test_stale_files_go_and_files_of_others_stay(build, records, tmp_path):
     build()
-    (tmp_path / "out/tables/mine.md").write_text("my own notes")
+    for name in ("tables/mine.md", "mine.md"):
+        (tmp_path / "out" / name).write_text("my own notes")
+    (tmp_path / "out/was-a-page.md").write_text(f"<!-- {GENERATED} -->\n")
     for path in records.glob("*memory*"):
         path.unlink()
     build()
     left = contents(tmp_path / "out")
-    assert "tables/mine.md" in left
+    assert {"tables/mine.md", "mine.md"} < {*left}
+    assert "was-a-page.md" not in left
     assert not any(name.startswith("figures/") for name in left)
 
 

@@ -31,15 +31,28 @@ def test_every_reference_to_the_paper_finds_a_number():
             assert f"{group.paper} base" in PAPER[spec.paper].rows
 
 
+# Of these the paper prints an average that does not follow from its own numbers.
+WRONG_IN_THE_PAPER = {
+    ("T1", "memory_decoder"): 12.01,  # 12.0175
+    ("T8", "memory-small"): 12.01,
+    ("T10", "memory_decoder"): 12.01,
+    ("T14", "memory_decoder"): 74.68,  # 74.688
+}
+
+
 # Sums are the check on typing: a wrong digit moves the average away from the printed one.
 @pytest.mark.parametrize("table", [name for name, t in PAPER.items() if t.columns[-1] == "average"])
 def test_printed_averages_follow_from_the_printed_numbers(table):
     checked = 0
     for key, row in PAPER[table].rows.items():
         *numbers, average = row
-        if average is not None and None not in numbers:
-            assert sum(numbers) / len(numbers) == pytest.approx(average, abs=0.0125), key
-            checked += 1
+        if average is None or None in numbers:
+            continue
+        checked += 1
+        if (table, key) in WRONG_IN_THE_PAPER:
+            assert average == WRONG_IN_THE_PAPER[table, key]
+        else:
+            assert sum(numbers) / len(numbers) == pytest.approx(average, abs=0.0051), key
     assert checked >= 2
 
 
@@ -64,8 +77,9 @@ def test_tracked_records_are_sound():
 
 
 def test_generated_files_are_those_that_the_records_give(tmp_path):
-    shutil.copytree(REPORTS, tmp_path / "reports")
     rebuilt = tmp_path / "reports"
+    for folder in ("records", "specs", "paper", "bench"):
+        shutil.copytree(REPORTS / folder, rebuilt / folder)
     build_report(rebuilt / "records", rebuilt, rebuilt / "specs", rebuilt / "paper")
     tracked, fresh = contents(REPORTS), contents(rebuilt)
     changed = sorted(name for name in fresh | tracked if tracked.get(name) != fresh.get(name))

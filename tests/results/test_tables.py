@@ -317,13 +317,16 @@ def test_two_copies_of_a_base_raise_a_warning(make_record, base, warned):
     assert any(note.startswith(words) for note in table.notes) == warned
 
 
-@pytest.mark.parametrize(("best", "warned"), [(8.0, True), (4.0, False)])
-def test_a_temperature_at_the_end_of_those_tried_raises_a_warning(make_record, best, warned):
-    config, tuned = {"knn_lm": {"temperatures": [2.0, 8.0, 4.0]}}, {"temperature": best}
-    record = make_record(method="knn_lm", config=config, tuned=tuned)
+@pytest.mark.parametrize(
+    ("best", "k", "end"), [(8.0, 4, "highest"), (4.0, 4, ""), (2.0, 4, "lowest"), (2.0, 1, "")]
+)
+def test_a_temperature_at_an_end_of_those_tried_raises_a_warning(make_record, best, k, end):
+    config = {"knn_lm": {"temperatures": [4.0, 2.0, 8.0]}, "knn": {"k": k}}
+    record = make_record(method="knn_lm", config=config, tuned={"temperature": best})
     (table,) = build_tables(spec(), [record], {})
-    words = f"the highest temperature tried was the best for {record.id};"
-    assert any(words in note for note in table.notes) == warned
+    found = [note for note in table.notes if note.startswith("Warning: the")]
+    assert len(found) == bool(end)
+    assert all(f"the {end} temperature tried was the best for {record.id};" in n for n in found)
 
 
 @pytest.mark.parametrize(
