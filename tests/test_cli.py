@@ -396,6 +396,38 @@ def test_a_separator_that_the_model_has_no_row_for_is_refused(
     assert not list(tmp_path.glob("artifacts/tokens/[!.]*"))
 
 
+def test_text_with_a_token_that_the_model_has_no_row_for_is_refused(
+    memdec, experiment, tiny_model, tmp_path
+):
+    base = shutil.copytree(tiny_model("llama"), tmp_path / "model")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(base)
+    tokenizer.add_tokens([*(f"<x{i}>" for i in range(9)), "memory"])
+    tokenizer.save_pretrained(base)
+    text = tmp_path / "test.txt"
+    text.write_text("A memory of the licence and of its terms and conditions. " * 20)
+    words = (f"model.source={base}", f"corpus.test={text}", "methods=[base]")
+    ended = memdec("run", experiment, *words, cwd=tmp_path)
+    assert_refused(ended, "test text has token", "the model has 304 tokens, fewer than its token")
+    assert not list(tmp_path.glob("artifacts/tokens/[!.]*"))
+
+
+@pytest.mark.parametrize(
+    "key", ["memory_decoder.init", "memory_decoder.trained", "datastore.model"]
+)
+def test_a_model_with_fewer_tokens_than_its_tokenizer_is_refused_before_any_work(
+    key, memdec, finished, experiment, tmp_path
+):
+    other = shutil.copytree(export_of(finished), tmp_path / "model")
+    lm = transformers.AutoModelForCausalLM.from_pretrained(other)
+    lm.resize_token_embeddings(270)
+    lm.save_pretrained(other)
+    for verb in ("run", "plan"):
+        words = (f"{key}={other}", "methods=[memory_decoder]")
+        ended = memdec(verb, experiment, *words, cwd=tmp_path)
+        assert_refused(ended, f"{other} has 270 tokens, fewer than the", "resize its embedding")
+    assert not list(tmp_path.glob("artifacts/*/*"))
+
+
 def test_a_trained_memory_of_another_tokenizer_is_refused_before_any_work(
     memdec, finished, experiment, tiny_model, tmp_path
 ):

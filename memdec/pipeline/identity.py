@@ -61,15 +61,18 @@ def given_memories(job: Job, method: Method) -> dict[str, Any]:
 def _config(job: Job, method: Method) -> dict[str, Any]:
     """Return the experiment; where memories are plugged in, with the settings that made them.
 
-    What they do not say, or not all alike, is None.
+    None stands where they differ, and for settings of the memory that none of them states.
     """
     config, given = job.experiment.facts(), job.given_memories(method.stages)
+    if not given:
+        return config
     made_with = [_trained_with(path) for path in given]
-    for section in ("memory_decoder", "datastore", "knn", "trainer") if made_with else ():
-        for key in config[section].keys() - {"trained", "alpha"}:
-            values = [settings.get(f"{section}.{key}") for settings in made_with]
-            is_one = all(value == values[0] for value in values)
-            config[section][key] = values[0] if is_one else None
+    for section in ("memory_decoder", "datastore", "knn", "trainer"):
+        for name in config[section].keys() - {"trained", "alpha"}:
+            values = [settings.get(f"{section}.{name}") for settings in made_with]
+            if section == "memory_decoder" or any(value is not None for value in values):
+                is_one = all(value == values[0] for value in values)
+                config[section][name] = values[0] if is_one else None
     return config
 
 

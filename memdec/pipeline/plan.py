@@ -8,7 +8,6 @@ import numpy as np
 
 from memdec.artifacts.files import check_disk
 from memdec.errors import ConfigError
-from memdec.models.exports import read_memory_facts
 from memdec.pipeline.builders import LM_TARGET_TOKENS, load_tokenizer_of
 from memdec.pipeline.job import Job
 from memdec.pipeline.model_facts import ModelFacts
@@ -129,8 +128,6 @@ def make_plan(
     sizes = read_sizes(job, train_tokens, stages)
     _check_positions(job, sizes.model.max_positions)
     _check_prompt(job, sizes.model.max_positions)
-    if "fidelity" in stages:
-        _check_fidelity(job)
     if "neighbors" in stages:
         job.experiment.search.check(sizes.tokens["train"], sizes.keys.hidden_size)
     plans: list[StagePlan] = []
@@ -181,21 +178,6 @@ def _check_prompt(job: Job, max_positions: int) -> None:
 
     prompt = encode_prompt(*load_tokenizer_of(job), config.prompt)
     check_positions(len(prompt), config.new_tokens, max_positions)
-
-
-def _check_fidelity(job: Job) -> None:
-    """Refuse to compare a plugged memory with targets of another kind than it was trained on."""
-    if job.plugged_memory is None:
-        return
-    made_with = read_memory_facts(job.plugged_memory).get("trained_with", {})
-    for key in ("datastore.model", "datastore.layer", "knn.k", "knn.temperature"):
-        section, name = key.split(".")
-        here, there = job.experiment.facts()[section][name], made_with.get(key)
-        if here != there:
-            raise ConfigError(
-                f"evaluation.fidelity compares with targets of {key}={here}, but the memory was "
-                f"trained on those of {there or 'none'}; give evaluation.fidelity=false."
-            )
 
 
 def measured_gflops() -> float:

@@ -1,11 +1,15 @@
 """What can be told about an experiment's models and devices before anything is computed."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from memdec.errors import ConfigError
+from memdec.models.exports import read_memory_facts
 from memdec.pipeline.builders import load_tokenizer_of
 from memdec.pipeline.job import Job
+from memdec.pipeline.model_facts import read_model_facts
 from memdec.pipeline.stages import STAGES
+from memdec.pipeline.training_builders import DATASTORE
 
 
 def check_devices(job: Job, stages: Sequence[str]) -> None:
@@ -40,10 +44,13 @@ def check_models(job: Job, stages: Sequence[str]) -> None:
     Raises:
         ConfigError: A memory that is plugged in, or the model of the keys, has another tokenizer
             than the base; or the model that the memory starts from has, and no transfer was asked
-            for, or has not, and its rows were to be moved; or not even rank 1 of LoRA is within
-            lora.budget_parameters.
+            for, or has not, and its rows were to be moved; or one of them has fewer tokens than
+            the tokenizer; or fidelity is asked for to other targets than a plugged memory's; or
+            not even rank 1 of LoRA is within lora.budget_parameters.
     """
     _check_tokenizers(job, stages)
+    if "fidelity" in stages and job.plugged_memory is not None:
+        _check_fidelity(job, job.plugged_memory)
     if "lora" in stages and not job.made("lora"):
         _check_lora(job)
 
@@ -61,9 +68,11 @@ def _check_tokenizers(job: Job, stages: Sequence[str]) -> None:
     from memdec.models.loading import load_tokenizer
     from memdec.models.tokenizer import check_same_tokenizer, reads_alike
 
-    base, own = job.experiment.model.source, load_tokenizer_of(job)[0]
+    base, (own, rules) = job.experiment.model.source, load_tokenizer_of(job)
+    needed = min(rules.vocab_size, read_model_facts(job.model_path).vocab_size)
     for memory in plugged:
         check_same_tokenizer(base, own, str(memory), load_tokenizer(memory))
+        _check_vocab_size("memory", memory, needed)
     for key, path in models.items():
         is_alike = reads_alike(own, load_tokenizer(path))
         moves = key == "memory_decoder.init" and transfer != "refuse"
@@ -74,6 +83,32 @@ def _check_tokenizers(job: Job, stages: Sequence[str]) -> None:
             )
         if not moves and not is_alike:
             raise ConfigError(f"{key} {path} has another tokenizer than the base {base}; {DO[key]}")
+        if is_alike:
+            _check_vocab_size(key, path, needed)
+
+
+def _check_vocab_size(key: str, path: Path, needed: int) -> None:
+    vocab_size = read_model_facts(path).vocab_size
+    if vocab_size < needed:
+        raise ConfigError(
+            f"{key} {path} has {vocab_size:,} tokens, fewer than the {needed:,} of the tokenizer "
+            "that it shares with the base; resize its embedding to them."
+        )
+
+
+def _check_fidelity(job: Job, memory: Path) -> None:
+    """Refuse to compare a memory with targets other than those that it was trained on."""
+    made_with = read_memory_facts(memory).get("trained_with", {})
+    if made_with.get("memory_decoder.beta") == 0:  # it had none
+        return
+    here = {DATASTORE: job.fingerprint("datastore"), **job.reads("fidelity")}
+    for key in (DATASTORE, "knn.k", "knn.temperature"):
+        if made_with.get(key) != here[key]:
+            raise ConfigError(
+                f"evaluation.fidelity is true and {key} is {here[key]}, but memory {memory} was "
+                f"trained with {made_with.get(key)}: its targets were others; give "
+                "evaluation.fidelity=false."
+            )
 
 
 def _check_lora(job: Job) -> None:

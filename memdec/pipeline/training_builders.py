@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 PLAIN_LOSS = MemoryDecoderConfig(beta=0.0, vocabulary="full")
 """A memory without kNN targets over all tokens: the LM loss."""
+DATASTORE = "datastore"
+"""Among what a memory was trained with, the name of the datastore that its targets came from."""
 
 
 def memory(job: "Job", out: ArtifactWriter) -> None:
@@ -50,11 +52,12 @@ def memory(job: "Job", out: ArtifactWriter) -> None:
 def _settings_behind_memory(job: "Job") -> dict[str, Any]:
     """Return the settings, by their dotted keys, that the memory and its targets follow from."""
     experiment = job.experiment
-    named = {
-        "memory_decoder.init": experiment.memory_decoder.init,
-        "datastore.model": experiment.datastore.model,
-    }
-    return named | job.reads("datastore") | job.reads("targets") | job.reads("memory")
+    settings = {"memory_decoder.init": experiment.memory_decoder.init} | job.reads("memory")
+    if experiment.memory_decoder.beta > 0:
+        settings["datastore.model"] = experiment.datastore.model
+        settings |= job.reads("datastore") | job.reads("neighbors") | job.reads("targets")
+        settings[DATASTORE] = job.fingerprint("datastore")
+    return settings
 
 
 def fine_tune(job: "Job", out: ArtifactWriter, stage: str) -> None:

@@ -52,8 +52,8 @@ def _dots(table: Table, index: int, heading: Heading) -> Figure | None:
     y = Axis(low=-0.6, high=len(shown) - 0.4, label="")
     lines = [wrap(name, 30, break_on_hyphens=False) for name in names]  # leaves the marks room
     left = 30 + CHARACTER * max(len(line) for name in lines for line in name)
-    # a number stands above each mark
-    height = max(HEIGHT, round(100 + max(34, 4 + LINE * max(map(len, lines))) * len(shown)))
+    row_height = max(34, 4 + LINE * max(map(len, lines)))  # a number stands above each mark
+    height = max(HEIGHT, round(100 + row_height * len(shown)))
     chart = Chart(title=heading.label, x=x, y=y, left=left, height=height, names=lines[::-1])
     for i, (low, mean, high) in reversed(list(enumerate(bars))):
         place = len(shown) - 1 - i  # the first row on top

@@ -208,14 +208,18 @@ def _unlike_bases(records: list[Record]) -> list[str]:
 
 def _temperatures_at_the_end(records: list[Record]) -> list[str]:
     """Warn where the best temperature is the highest or the lowest that was tried."""
+    tried = [
+        (record, record.config.get("knn_lm", {}).get("temperatures", [])) for record in records
+    ]
+    # a single neighbor has all the weight at any temperature, and at alpha 0 none counts
+    matters = [
+        (record, found)
+        for record, found in tried
+        if len(found) > 1 and record.alpha and record.config.get("knn", {}).get("k") != 1
+    ]
     notes = []
     for end, words, wanted in ((max, "highest", "higher"), (min, "lowest", "lower")):
-        ids = []
-        for record in records:
-            tried = record.config.get("knn_lm", {}).get("temperatures", [])
-            matters = len(tried) > 1 and record.config.get("knn", {}).get("k") != 1
-            if matters and record.tuned.get("temperature") == end(tried):
-                ids.append(record.id)
+        ids = [r.id for r, found in matters if r.tuned.get("temperature") == end(found)]
         if ids:
             notes.append(
                 f"Warning: the {words} temperature tried was the best for {', '.join(ids)}; "

@@ -116,7 +116,7 @@ def validation_curve(table: Table, runs: list[Run]) -> Figure | None:
 
 def _divergence(record: Record) -> str:
     """Name what beta weighed."""
-    given = record.config.get("memory_decoder", {}).get("divergence", "kl")
+    given = record.config.get("memory_decoder", {}).get("divergence") or "kl"
     return {"kl": "KL", "reverse_kl": "reverse KL", "jsd": "Jensen-Shannon"}.get(given, given)
 
 

@@ -23,7 +23,7 @@ def writer(tmp_path):
     return out
 
 
-def tokenize(out, folder, texts=TEXTS, num_rows=1 << 20, **fields):
+def tokenize(out, folder, texts=TEXTS, vocab_size=1 << 20, **fields):
     paths = {}
     for split, text in texts.items():
         (folder / f"{split}.txt").write_text(text)
@@ -35,7 +35,7 @@ def tokenize(out, folder, texts=TEXTS, num_rows=1 << 20, **fields):
         config,
         lambda batch: [[ord(character) for character in text] for text in batch],
         SEPARATOR,
-        num_rows=num_rows,
+        vocab_size=vocab_size,
         count_characters=lambda text, num_tokens: num_tokens,
         tokenizer_hash="0123abcd",
         downloads=folder,
@@ -76,8 +76,8 @@ def test_a_split_without_text_is_refused(writer, tmp_path, split):
 def test_a_token_that_the_model_lacks_is_refused(writer, tmp_path, split):
     texts = {**TEXTS, split: TEXTS[split] + " \u0400"}
     with pytest.raises(DataError, match=f"^{split} text has token 1024, but the model has 1,024"):
-        tokenize(writer, tmp_path, texts, num_rows=1024)
-    tokenize(writer, tmp_path, texts, num_rows=1025)
+        tokenize(writer, tmp_path, texts, vocab_size=1024)
+    tokenize(writer, tmp_path, texts, vocab_size=1025)
 
 
 def test_a_split_shorter_than_one_window_is_refused(writer, tmp_path):

@@ -202,26 +202,46 @@ def test_a_record_says_how_the_memory_that_was_plugged_in_was_trained(tiny_exper
     settings, made_with = plugged["config"], trained["config"]
     changed = {"trained": str(memory), "alpha": 0.5}
     assert settings["memory_decoder"] == made_with["memory_decoder"] | changed
-    assert settings["knn"] == made_with["knn"] | {"k_max": None}
+    assert settings["knn"] == made_with["knn"]
     assert settings["datastore"] == made_with["datastore"]
     assert settings["trainer"]["learning_rate"] == made_with["trainer"]["learning_rate"]
     assert plugged["memories"][str(memory)]["trained_with"]["knn.k"] == 4
 
 
-def test_fidelity_to_other_targets_than_the_plugged_memorys_is_refused(tiny_experiment, tmp_path):
-    knn = KnnConfig(k=4, k_max=16, temperature=3.0)
-    experiment = tiny_experiment("llama", methods=["memory_decoder"], knn=knn)
+@pytest.mark.parametrize(
+    ("key", "beta", "refused"),
+    [
+        ("", 0.5, False),
+        ("knn.k", 0.5, True),
+        ("knn.temperature", 0.5, True),
+        ("datastore", 0.5, True),
+        ("datastore", 0.0, False),  # trained on no targets, so these are as good as any
+    ],
+)
+def test_fidelity_to_other_targets_than_a_plugged_memorys_is_refused(
+    key, beta, refused, tiny_experiment, tmp_path
+):
+    config = MemoryDecoderConfig(beta=beta)
+    experiment = tiny_experiment("llama", methods=["memory_decoder"], memory_decoder=config)
     (trained,) = run_experiment(experiment, tmp_path).records
     (memory,) = tmp_path.glob("memory/*/export")
-    given = MemoryDecoderConfig(trained=str(memory))
-    again = replace(experiment, memory_decoder=given)
+    again = replace(experiment, memory_decoder=MemoryDecoderConfig(trained=str(memory)))
+    again = replace(
+        again,
+        knn=replace(
+            again.knn,
+            k=4 if key == "knn.k" else again.knn.k,
+            temperature=1.0 if key == "knn.temperature" else again.knn.temperature,
+        ),
+        corpus=replace(again.corpus, max_train_tokens=300 if key == "datastore" else 0),
+    )
+    if refused:
+        with pytest.raises(ConfigError, match=f"true and {key} is .* give evaluation.fidelity=f"):
+            run_experiment(again, tmp_path)
+        return
     (plugged,) = run_experiment(again, tmp_path).records
-    assert plugged["metrics"]["fidelity/kl"] == pytest.approx(trained["metrics"]["fidelity/kl"])
-    again = replace(again, knn=KnnConfig(k=4, k_max=16, temperature=1.0))
-    with pytest.raises(
-        ConfigError, match=r"knn\.temperature=1\.0, but .* those of 3\.0; give eval"
-    ):
-        run_experiment(again, tmp_path)
+    as_before = plugged["metrics"]["fidelity/kl"] == trained["metrics"]["fidelity/kl"]
+    assert as_before == (key == "")
 
 
 @pytest.mark.parametrize(

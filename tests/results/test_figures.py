@@ -8,7 +8,7 @@ import pytest
 
 from memdec.results.figures import figures_of
 from memdec.results.specs import Column, Selector, TableSpec
-from memdec.results.svg import WIDTH, Axis, Chart, short, side_by_side, standalone
+from memdec.results.svg import CHARACTER, WIDTH, Axis, Chart, short, side_by_side, standalone
 from memdec.results.tables import build_tables
 
 ALPHA = {
@@ -160,7 +160,7 @@ def test_a_long_name_goes_on_in_a_second_line_inside_the_drawing(records):
     assert words[base] == "Base"
     assert f"{words[top]} {words[bottom]}" == long
     assert bottom - top == 15
-    assert all(float(x) - 7.6 * len(text) > 0 for x, _, text in found)
+    assert all(float(x) - CHARACTER * len(text) > 0 for x, _, text in found)
 
 
 def test_names_of_many_lines_stand_clear_of_each_other(make_record):

@@ -31,12 +31,12 @@ def test_every_reference_to_the_paper_finds_a_number():
             assert f"{group.paper} base" in PAPER[spec.paper].rows
 
 
-# Of these the paper prints an average that does not follow from its own numbers.
-WRONG_IN_THE_PAPER = {
-    ("T1", "memory_decoder"): 12.01,  # 12.0175
-    ("T8", "memory-small"): 12.01,
-    ("T10", "memory_decoder"): 12.01,
-    ("T14", "memory_decoder"): 74.68,  # 74.688
+# The mean of the paper's own numbers, where it does not round to the average that it prints.
+NOT_AS_PRINTED = {
+    ("T1", "memory_decoder"): 12.0175,
+    ("T8", "memory-small"): 12.0175,
+    ("T10", "memory_decoder"): 12.0175,
+    ("T14", "memory_decoder"): 74.688,
 }
 
 
@@ -46,13 +46,14 @@ def test_printed_averages_follow_from_the_printed_numbers(table):
     checked = 0
     for key, row in PAPER[table].rows.items():
         *numbers, average = row
-        if average is None or None in numbers:
-            continue
-        checked += 1
-        if (table, key) in WRONG_IN_THE_PAPER:
-            assert average == WRONG_IN_THE_PAPER[table, key]
-        else:
-            assert sum(numbers) / len(numbers) == pytest.approx(average, abs=0.0051), key
+        if average is not None and None not in numbers:
+            mean = sum(numbers) / len(numbers)
+            assert mean == pytest.approx(average, abs=0.0085), key
+            if (table, key) in NOT_AS_PRINTED:
+                assert mean == pytest.approx(NOT_AS_PRINTED[table, key]), key
+            else:
+                assert mean == pytest.approx(average, abs=0.0051), key
+            checked += 1
     assert checked >= 2
 
 

@@ -318,11 +318,19 @@ def test_two_copies_of_a_base_raise_a_warning(make_record, base, warned):
 
 
 @pytest.mark.parametrize(
-    ("best", "k", "end"), [(8.0, 4, "highest"), (4.0, 4, ""), (2.0, 4, "lowest"), (2.0, 1, "")]
+    ("best", "k", "alpha", "end"),
+    [
+        (8.0, 4, 0.3, "highest"),
+        (4.0, 4, 0.3, ""),
+        (2.0, 4, 0.3, "lowest"),
+        (2.0, 1, 0.3, ""),
+        (2.0, 4, 0.0, ""),
+    ],
 )
-def test_a_temperature_at_an_end_of_those_tried_raises_a_warning(make_record, best, k, end):
+def test_a_temperature_at_an_end_of_those_tried_raises_a_warning(make_record, best, k, alpha, end):
     config = {"knn_lm": {"temperatures": [4.0, 2.0, 8.0]}, "knn": {"k": k}}
-    record = make_record(method="knn_lm", config=config, tuned={"temperature": best})
+    tuned = {"temperature": best}
+    record = make_record(method="knn_lm", config=config, tuned=tuned, alpha=alpha)
     (table,) = build_tables(spec(), [record], {})
     found = [note for note in table.notes if note.startswith("Warning: the")]
     assert len(found) == bool(end)
