@@ -120,6 +120,8 @@ def _setting_curve(table: Table, index: int, heading: Heading) -> Figure | None:
 def _cost(table: Table, index: int, heading: Heading, metric: str) -> Figure | None:
     """Draw perplexity against seconds or parameters, one mark per row and seed."""
     rows, by_seed = rows_with_runs(table, lambda row: [row.cells[index]])
+    if len(rows) > NUM_STYLES:  # two would look the same
+        return None
     found = []
     for runs, label, style in zip(by_seed, names_of(rows), styles_of(rows), strict=True):
         for run in runs.values():

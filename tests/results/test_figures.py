@@ -396,6 +396,15 @@ def test_a_figure_of_costs_needs_three_that_differ(make_record):
     assert "toy-small-parameters-test-perplexity" not in found
 
 
+@pytest.mark.parametrize(("rows", "drawn"), [(10, True), (11, False)])
+def test_costs_of_more_rows_than_marks_are_not_drawn(make_record, rows, drawn):
+    records = [
+        make_record(16.0, method=f"m{n}", budget={"seconds": n + 10.0, "parameters": 1.0})
+        for n in range(rows)
+    ]
+    assert ("toy-small-seconds-test-perplexity" in figures(plain(), records)) == drawn
+
+
 def test_one_validation_is_no_curve(make_record):
     curves = {"validation": {"step": [10.0], "validation/perplexity": [20.0]}}
     found = figures(plain(), [make_record(15.0, method="memory_decoder", curves=curves)])
