@@ -14,6 +14,9 @@ EXTRAS = {
 }
 """Packages that an optional extra installs."""
 
+SMALLEST_TEMPERATURE = 1e-6
+"""Of kNN; below, float32 has no room for what it divides."""
+
 
 def check_choice(key: str, value: str, allowed: tuple[str, ...]) -> None:
     """Raise ConfigError unless `value` is one of `allowed`, naming the near match first."""

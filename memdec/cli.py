@@ -20,6 +20,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # One line each, without the place in the code that gave it.
     warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
     parser = _parser()
+    for word in sys.argv[1:] if arguments is None else arguments:
+        if not word.isascii() and word != word.encode(errors="replace").decode():
+            parser.error(f"{word!r} is not UTF-8")
     known, rest = parser.parse_known_args(arguments)
     if rest and not known.takes_settings:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -221,12 +224,14 @@ def _generate_verb(verbs: Any) -> None:
 def _generate(options: Any) -> int:
     from memdec.checks import check_at_least, check_choice, check_share
     from memdec.models.config import DTYPES
+    from memdec.models.exports import read_memory_facts
     from memdec.pipeline.job import artifacts_root, model_directory
     from memdec.pipeline.show import show_pair
 
     check_share("--alpha", options.alpha)
     check_at_least("--max-new-tokens", options.max_new_tokens, 1)
     check_choice("--dtype", options.dtype, DTYPES)
+    trained_with = read_memory_facts(options.memory).get("trained_with", {})
     base = model_directory(options.base, artifacts_root())
     from memdec.models.side_by_side import continue_both
 
@@ -238,6 +243,7 @@ def _generate(options: Any) -> int:
         options.max_new_tokens,
         options.device,
         options.dtype,
+        *(trained_with.get(key, "auto") for key in ("model.bos", "model.separator")),
     )
     show_pair(options.prompt, *texts)
     return 0

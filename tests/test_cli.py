@@ -80,7 +80,7 @@ def assert_nothing_written(folder):
         ("trainer.accelerator=tpu", ["trainer.accelerator", "'tpu'", "mps"]),
         ("memory_decoder.beta=-0.1", ["memory_decoder.beta", "[0, 1]", "-0.1"]),
         ("memory_decoder.beta=nan", ["memory_decoder.beta", "[0, 1]", "nan"]),
-        ("knn.temperature=0", ["knn.temperature", "above 0", "got 0"]),
+        ("knn.temperature=0", ["knn.temperature", "at least 1e-06", "got 0"]),
         ("knn.k=0", ["knn.k", "at least 1"]),
         ("knn.k=25", ["knn.k is 25", "knn.k_max = 24"]),
         ("methods=[bse]", ["methods", "'bse'", "did you mean 'base'"]),
@@ -88,6 +88,11 @@ def assert_nothing_written(folder):
         ("methods=[base,dapt,base]", ["methods names base more than once"]),
         ("scale=big", ["scale", "'big'", "smoke, small, paper"]),
         ("name=a/b", ["name", "'a/b'"]),
+        ("table=ablation of beta", ["table", "'ablation of beta'"]),
+        ("methods[0]=dapt", ["'methods[0]=dapt'", "part of a list", "methods=[base]"]),
+        ("knn.temperature=1e-60", ["knn.temperature", "at least 1e-06"]),
+        ("datastore.layer=².output", ["datastore.layer", "'².output'"]),
+        ("model.source=~nobody/model", ["model.source", "~nobody/model"]),
         ("trainer.batch_size=7", ["trainer.batch_size 7", "multiple"]),
         ("corpus.stride=33", ["corpus.stride", "block_size", "33"]),
         ("datastore.layer=last", ["datastore.layer", "last_ffn_input"]),
@@ -194,6 +199,8 @@ def test_a_bad_text_file_is_refused(content, words, memdec, settings, experiment
 def test_a_folder_for_a_corpus_or_no_model_is_refused(memdec, experiment, tmp_path):
     folder = f"corpus.train={tmp_path}"
     assert_refused(memdec("run", experiment, folder, cwd=tmp_path), "corpus.train", "folder")
+    nobody = "corpus.train=~nobody-here/x.txt"
+    assert_refused(memdec("run", experiment, nobody, cwd=tmp_path), nobody.split("=")[1])
     (tmp_path / "empty").mkdir()
     model = "model.source=empty"
     assert_refused(memdec("run", experiment, model, cwd=tmp_path), "config.json", "model.source")
@@ -248,8 +255,10 @@ def test_a_damaged_artifact_is_refused_and_left_for_the_user(how, memdec, finish
     ("override", "words"),
     [
         ("model.device=cuda", ["model.device is 'cuda'", "no GPU", "cpu or auto"]),
+        ("model.device=meta", ["model.device is 'meta'", "auto, cpu, cuda"]),
         ("trainer.accelerator=gpu", ["trainer.accelerator is 'gpu'", "cpu or auto"]),
         ("trainer.accelerator=mps", ["trainer.accelerator is 'mps'", "cpu or auto"]),
+        ("trainer.precision=16-mixed", ["trainer.precision is '16-mixed'", "bf16-mixed"]),
     ],
 )
 def test_a_device_that_is_not_there_is_refused_before_the_work(
@@ -307,6 +316,30 @@ def test_generate_prints_both_continuations(memdec, finished, tiny_model):
     assert ended.err == ""
     assert "base + memory" in ended.out
     assert ended.out.count("The licence") == 2
+
+
+def test_generate_reads_the_prompt_as_the_memory_was_trained_to(
+    memdec, finished, tiny_model, tmp_path
+):
+    memory = shutil.copytree(export_of(finished), tmp_path / "memory")
+    facts = json.loads((memory / "memory.json").read_text())
+    facts["trained_with"]["model.bos"] = "always"
+    (memory / "memory.json").write_text(json.dumps(facts))
+    plain, with_bos = (
+        generate(memdec, finished, tiny_model("llama"), path, **{"max-new-tokens": "12"}).out
+        for path in (export_of(finished), memory)
+    )
+    assert plain != with_bos
+
+
+def test_shards_of_methods_that_have_none_are_refused(memdec, experiment, tmp_path):
+    ended = memdec("run", experiment, "methods=[base]", "--shard", "1/2", cwd=tmp_path)
+    assert_refused(ended, "--shard", "run without it")
+
+
+def test_an_empty_folder_of_artifacts_is_the_usual_one(memdec, finished):
+    ended = memdec("plan", "tiny.yaml", cwd=finished, env={"MEMDEC_ARTIFACTS": ""})
+    assert "\n0 stages to do" in ended.out
 
 
 def test_generate_refuses_a_memory_of_another_tokenizer(memdec, finished, tiny_model):

@@ -56,3 +56,8 @@ def gigabytes(count: int) -> str:
         if count >= size:
             return f"{count / size:,.1f} {unit}"
     return f"{count} B"
+
+
+def expand_home(path: str) -> Path:
+    """Return the path with `~` in front replaced, and as it is where there is no such home."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111  (Path.expanduser would raise)

@@ -11,6 +11,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import IO, Any, cast
 
+from memdec.artifacts.files import expand_home
 from memdec.errors import DataError
 
 _BLANK_LINES = re.compile(r"\n\s*\n")
@@ -21,7 +22,7 @@ _FIELDS_SHOWN = 8
 
 def resolve_files(key: str, locator: str) -> list[Path]:
     """Return the file that `locator` names, or the sorted files that match it as a pattern."""
-    path = Path(locator).expanduser()
+    path = expand_home(locator)
     if path.is_file():
         return [path]
     if path.is_dir():

@@ -1,10 +1,12 @@
 """Documents of a Hugging Face dataset, by name or from a folder that save_to_disk wrote."""
 
+import re
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from memdec.artifacts.files import expand_home
 from memdec.artifacts.fingerprint import fingerprint
 from memdec.checks import check_extra
 from memdec.corpus.config import CorpusConfig
@@ -27,7 +29,7 @@ def read_dataset(config: CorpusConfig, split: str) -> Iterator[str]:
 
 def describe_dataset(config: CorpusConfig, hash_file: Callable[[Path], str]) -> dict[str, str]:
     """Return what identifies the rows: a folder by its content, a named dataset by its commit."""
-    folder = Path(config.dataset).expanduser()
+    folder = expand_home(config.dataset)
     if not folder.is_dir():
         named = {"config": config.dataset_config, "revision": _revision(config)}
         return {"dataset": config.dataset, **named}
@@ -37,20 +39,21 @@ def describe_dataset(config: CorpusConfig, hash_file: Callable[[Path], str]) -> 
 
 
 def _revision(config: CorpusConfig) -> str:
-    return config.dataset_revision or _newest_commit(config.dataset)
+    given = config.dataset_revision
+    return given if re.fullmatch("[0-9a-f]{40}", given) else _commit(config.dataset, given)
 
 
 @cache  # one answer a process, so that the rows that are read are those that were named
-def _newest_commit(name: str) -> str:
+def _commit(name: str, revision: str) -> str:
     from huggingface_hub import HfApi
 
     try:
-        return str(HfApi().dataset_info(name).sha)
+        return str(HfApi().dataset_info(name, revision=revision or None).sha)
     except Exception as error:  # the hub client has no common base for its failures
         raise DataError(
-            f"The dataset {name!r} has no revision, and the hub did not tell its newest "
-            f"({type(error).__name__}); set corpus.dataset_revision to a commit of the dataset, or "
-            "check corpus.dataset and the network."
+            f"The hub did not tell the commit of dataset {name!r}, {revision or 'newest'} "
+            f"({type(error).__name__}); set corpus.dataset_revision to a commit of the dataset (40 "
+            "digits), or check corpus.dataset and the network."
         ) from None
 
 
@@ -58,7 +61,7 @@ def _load(config: CorpusConfig, split: str) -> Any:
     check_extra("corpus.source hf", "hub")
     import datasets
 
-    folder = Path(config.dataset).expanduser()
+    folder = expand_home(config.dataset)
     try:
         if not any((folder / name).is_file() for name in _SAVED):
             return datasets.load_dataset(

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from memdec.checks import check_at_least, check_positive, check_share
+from memdec.checks import SMALLEST_TEMPERATURE, check_at_least, check_share
 from memdec.errors import ConfigError
 
 LAST_FFN_INPUT = "last_ffn_input"
@@ -21,7 +21,7 @@ class DatastoreConfig:
     def __post_init__(self) -> None:
         block, _, point = self.layer.partition(".")
         named = self.layer in (LAST_FFN_INPUT, "final_hidden")
-        if not named and not (block.isdigit() and point in ("ffn_input", "output")):
+        if not named and not (block.isdecimal() and point in ("ffn_input", "output")):
             raise ConfigError(
                 f"datastore.layer is {self.layer!r}; allowed: {LAST_FFN_INPUT}, final_hidden, "
                 "BLOCK.ffn_input, BLOCK.output (BLOCK counts from 0, as in 20.ffn_input)."
@@ -48,7 +48,7 @@ class KnnConfig:
     def __post_init__(self) -> None:
         check_at_least("knn.k", self.k, 1)
         check_at_least("knn.k_max", self.k_max, 1)
-        check_positive("knn.temperature", self.temperature)
+        check_at_least("knn.temperature", self.temperature, SMALLEST_TEMPERATURE)
         check_share("knn.threshold", self.threshold)
         check_share("knn.lm_share", self.lm_share)
         if self.lm_share == 1:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
-from memdec.checks import check_alpha, check_at_least, check_positive
+from memdec.checks import SMALLEST_TEMPERATURE, check_alpha, check_at_least, check_positive
 from memdec.errors import ConfigError
 from memdec.training.config import TrainerConfig
 
@@ -21,7 +21,7 @@ class KnnLmConfig:
         if not self.temperatures:
             raise ConfigError("knn_lm.temperatures is empty; give at least one, such as [1.0].")
         for temperature in self.temperatures:
-            check_positive("knn_lm.temperatures", temperature)
+            check_at_least("knn_lm.temperatures", temperature, SMALLEST_TEMPERATURE)
         check_alpha("knn_lm.alpha", self.alpha)
 
 

@@ -1,5 +1,6 @@
 """Load a causal language model from a Hugging Face directory, and name its parts."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,10 +24,9 @@ def pick_device(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ConfigError(f"model.device is {name!r}; allowed: auto, cpu, cuda, cuda:N.") from None
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise ConfigError(f"model.device is {name!r}; allowed: auto, cpu, cuda, cuda:N.")
+    device = torch.device(name)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"model.device is {name!r} but torch sees no GPU here; use cpu or auto.")
     return device
@@ -57,7 +57,7 @@ def load_causal_lm(path: Path, dtype: str, device: torch.device) -> "PreTrainedM
     lm, report = read
     if report["missing_keys"]:  # transformers would fill them with random numbers
         raise DataError(f"{path} lacks weights: {', '.join(sorted(report['missing_keys']))}.")
-    _check_plain_head(lm, path)
+    check_plain_head(lm, path)
     nn.Module.to(lm, device)
     return lm.eval()
 
@@ -136,8 +136,14 @@ def _check_folder(path: Path) -> None:
         )
 
 
-def _check_plain_head(lm: "PreTrainedModel", path: Path) -> None:
-    # The sparse loss and the restricted vocabulary apply the head themselves.
+def check_plain_head(lm: "PreTrainedModel", path: Path) -> None:
+    """Refuse a model that changes its logits after the output head.
+
+    The sparse loss and the restricted vocabulary apply the head themselves.
+
+    Raises:
+        DataError: It has a bias, a cap or a scale there.
+    """
     head = lm.get_output_embeddings()
     config = lm.config.get_text_config()
     scales = [getattr(config, name, None) for name in ("logit_scale", "logits_scaling")]

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from memdec.artifacts.files import write_text
+from memdec.errors import DataError
 from memdec.models.exports import MEMORY_FILE, OUTPUT_IDS_FILE, read_memory_facts
-from memdec.models.loading import body_output, head_weight, load_causal_lm
+from memdec.models.loading import body_output, check_plain_head, head_weight, load_causal_lm
 from memdec.models.scoring import output_columns
 
 if TYPE_CHECKING:
@@ -87,7 +88,10 @@ def initial_lm(path: Path, from_scratch: bool, seed: int) -> "PreTrainedModel":
         config = AutoConfig.from_pretrained(path, local_files_only=True)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            lm = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+            lm = AutoModelForCausalLM.from_config(
+                config, dtype=torch.float32, attn_implementation="sdpa"
+            )
+        check_plain_head(lm, path)
     _drop_dropout(lm)
     return lm.requires_grad_(True).train()
 
@@ -110,5 +114,10 @@ def load_memory(path: Path, dtype: str, device: torch.device) -> MemoryDecoder:
     read_memory_facts(path)
     lm = load_causal_lm(path, dtype, device)
     ids_file = path / OUTPUT_IDS_FILE
-    output_ids = torch.from_numpy(np.load(ids_file)).to(device) if ids_file.is_file() else None
-    return MemoryDecoder(lm, output_ids).eval()
+    if not ids_file.is_file():
+        return MemoryDecoder(lm, None).eval()
+    try:
+        output_ids = torch.from_numpy(np.load(ids_file))
+    except (ValueError, EOFError, TypeError):
+        raise DataError(f"{ids_file} is damaged; export or copy the memory again.") from None
+    return MemoryDecoder(lm, output_ids.to(device)).eval()

@@ -54,7 +54,9 @@ def change_vocabulary(
 
 
 def _copied_rows(old_WD: Tensor, old_tokenizer: Any, new_tokenizer: Any, num_rows: int) -> Tensor:
-    old_tokens = {text: token for token, text in _texts(old_tokenizer).items()}
+    num_old = len(old_WD)  # a tokenizer may name tokens that its model has no row for
+    texts = _texts(old_tokenizer)
+    old_tokens = {text: token for token, text in texts.items() if token < num_old}
     rows_VD = old_WD.mean(0).repeat(num_rows, 1)
     read = {}
     for token, text in _texts(new_tokenizer).items():
@@ -64,7 +66,7 @@ def _copied_rows(old_WD: Tensor, old_tokenizer: Any, new_tokenizer: Any, num_row
             read[token] = text
     pieces = old_tokenizer(list(read.values()), add_special_tokens=False)["input_ids"]
     for token, ids in zip(read, pieces, strict=True):
-        if ids:
+        if ids and max(ids) < num_old:
             rows_VD[token] = old_WD[ids].mean(0)
     return rows_VD
 

@@ -38,6 +38,9 @@ def evaluate(job: Job, method: Method, started: str) -> dict[str, Any]:
     )
     settled = settle(adapted)
     experiment = job.experiment
+    runs = [job.runs[name] for name in artifacts]
+    source = provenance()
+    source["dirty"] |= any(run.dirty for run in runs)
     record = describe(job, method) | {
         "metrics": _metrics(job, settled, artifacts),
         "alpha": settled.alpha,
@@ -45,9 +48,9 @@ def evaluate(job: Job, method: Method, started: str) -> dict[str, Any]:
         "intervals": _intervals(job, settled, artifacts["tokens"]),
         "curves": _curves(job, adapted, settled),
         "budget": _budget(job, method, adapted),
-        "stages": [_stage(run) for run in _stage_runs(job, method)],
+        "stages": [_stage(run) for run in runs],
         "memories": given_memories(job, method),
-        "provenance": provenance() | {"started": started, "finished": now()},
+        "provenance": source | {"started": started, "finished": now()},
         "status": "complete",
     }
     if adapted.top_tokens is not None and experiment.evaluation.example_tokens:
@@ -173,9 +176,15 @@ def _budget(job: Job, method: Method, adapted: AdaptedLM) -> dict[str, float]:
     for stage in own:
         if stage in ("memory", *FINE_TUNED):  # two where DAPT makes the keys of the targets
             info = job.artifact(stage).info
-            inputs = info["train_tokens"] * job.experiment.corpus.passes("train")
+            facts = sizes.memory if stage == "memory" else sizes.model
+            outside = facts.head_parameters * facts.embeddings
+            trained = _trained_parameters(info) - (0 if stage == "lora" else outside)
+            # forward 2, gradients of the inputs 2, of what is trained 2; the head once a token
+            body = 4.0 * (info["parameters"] - outside) + 2.0 * trained
+            head = (4.0 if stage == "lora" else 6.0) * facts.head_parameters
             budget["train_tokens"] += info["train_tokens"]
-            budget["flops"] += (4.0 * info["parameters"] + 2.0 * _trained_parameters(info)) * inputs
+            passes = job.experiment.corpus.passes("train")
+            budget["flops"] += (body * passes + head) * info["train_tokens"]
     return budget
 
 
@@ -187,11 +196,6 @@ def _trained_parameters(info: dict[str, Any]) -> int:
 def _own_stages(job: Job, method: Method) -> list[str]:
     """Return the stages that the method itself needs, without what only measures it."""
     return job.required((*method.stages, "tokens"))
-
-
-def _stage_runs(job: Job, method: Method) -> list[Any]:
-    names = job.required((*stages_of(job.experiment, [method]), "tokens"))
-    return [job.runs[name] for name in names]
 
 
 def _stage(run: Any) -> dict[str, Any]:

@@ -67,10 +67,11 @@ class Experiment:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
-            raise ConfigError(
-                f"name is {self.name!r}; it names files: use letters, digits, dots, dashes, _."
-            )
+        for key, value in {"name": self.name, "table": self.table or self.name}.items():
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value):
+                raise ConfigError(
+                    f"{key} is {value!r}; it names files: use letters, digits, dots, dashes, _."
+                )
         if not 0 <= self.seed <= LARGEST_SEED:
             raise ConfigError(f"seed must lie in 0..{LARGEST_SEED}, got {self.seed}.")
         check_choice("scale", self.scale, SCALES)
@@ -153,6 +154,8 @@ def _parse_override(override: str) -> DictConfig:
         raise ConfigError(
             f"{override!r} is not of the form key=value, such as trainer.max_epochs=2."
         )
+    if "[" in key:
+        raise ConfigError(f"{override!r} sets part of a list; give all of it, as methods=[base].")
     if not value:  # an empty text, where YAML would read null
         update = OmegaConf.create({})
         OmegaConf.update(update, key, "")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from memdec.artifacts.artifact import Artifact, ArtifactWriter
+from memdec.artifacts.files import expand_home
 from memdec.artifacts.fingerprint import FileHashes, fingerprint
 from memdec.artifacts.store import Made, Store
 from memdec.corpus.config import SPLITS
@@ -31,6 +32,8 @@ class StageRun:
     reused: bool
     fingerprint: str
     commit: str
+    dirty: bool
+    """Made by sources that were edited since that commit."""
 
 
 class Job:
@@ -84,13 +87,15 @@ class Job:
                     self.artifact(upstream)
             made = self._make(stage)
             self._artifacts[name] = made.artifact
+            source = made.artifact.manifest["provenance"]
             self.runs[name] = StageRun(
                 name=stage.kind,
                 seconds=made.seconds,
                 num_bytes=made.artifact.num_bytes,
                 reused=made.reused,
                 fingerprint=made.artifact.fingerprint,
-                commit=made.artifact.manifest["provenance"]["commit"],
+                commit=source["commit"],
+                dirty=source["dirty"],
             )
         return self._artifacts[name]
 
@@ -248,7 +253,7 @@ def find_export(key: str, given: str) -> Path:
     Raises:
         DataError: It holds none.
     """
-    path = Path(given).expanduser()
+    path = expand_home(given)
     try:
         read_memory_facts(path)
     except DataError as error:
@@ -258,7 +263,7 @@ def find_export(key: str, given: str) -> Path:
 
 def artifacts_root() -> Path:
     """Return the folder of artifacts: MEMDEC_ARTIFACTS, or ./artifacts."""
-    return Path(os.environ.get("MEMDEC_ARTIFACTS", "artifacts"))
+    return Path(os.environ.get("MEMDEC_ARTIFACTS") or "artifacts")
 
 
 def model_directory(source: str, root: Path) -> Path:

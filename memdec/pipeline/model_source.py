@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from memdec.artifacts.files import expand_home
 from memdec.artifacts.fingerprint import FileHashes, fingerprint
 from memdec.errors import DataError
 
@@ -39,7 +40,7 @@ def find_model(source: str, hashes: FileHashes) -> ModelSource:
         from memdec.models.gguf import EMBEDDED_SHA256
 
         return ModelSource(EMBEDDED_SHA256, None)
-    path = Path(source).expanduser()
+    path = expand_home(source)
     if path.is_file() and path.suffix == ".gguf":
         return ModelSource(hashes.file(path), None, gguf=path)
     return find_directory("model.source", source, hashes)
@@ -51,7 +52,7 @@ def find_directory(key: str, source: str, hashes: FileHashes) -> ModelSource:
     Raises:
         DataError: It is neither.
     """
-    path = Path(source).expanduser()
+    path = expand_home(source)
     if not path.is_dir():
         path = _from_hub(key, source)
     if not (path / "config.json").is_file():

@@ -16,7 +16,8 @@ def check_devices(job: Job, stages: Sequence[str]) -> None:
     """Refuse a device that this machine lacks, unless no stage is left to make.
 
     Raises:
-        ConfigError: model.device or trainer.accelerator asks for what PyTorch does not see here.
+        ConfigError: model.device, trainer.accelerator or trainer.precision asks for what PyTorch
+            does not see here.
     """
     missing = [name for name in stages if not job.made(name)]
     if not missing:
@@ -26,11 +27,19 @@ def check_devices(job: Job, stages: Sequence[str]) -> None:
     from memdec.models.loading import pick_device
 
     pick_device(job.experiment.model.device)
-    asked = job.experiment.trainer.accelerator
+    if not any(STAGES[name].collective for name in missing):
+        return
+    trainer = job.experiment.trainer
+    asked = trainer.accelerator
     backend = {"gpu": torch.cuda, "cuda": torch.cuda, "mps": torch.mps}.get(asked)
-    if any(STAGES[name].collective for name in missing) and backend and not backend.is_available():
+    if backend and not backend.is_available():
         raise ConfigError(
             f"trainer.accelerator is {asked!r} but torch sees none here; use cpu or auto."
+        )
+    on_cpu = asked == "cpu" or (asked == "auto" and not torch.cuda.is_available())
+    if trainer.precision == "16-mixed" and on_cpu:  # Lightning would take bf16 in its place
+        raise ConfigError(
+            "trainer.precision is '16-mixed', which needs a GPU; use bf16-mixed or 32-true."
         )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from memdec.artifacts.files import read_json, write_text
 from memdec.artifacts.provenance import now, provenance, source_state
-from memdec.errors import MemdecError
+from memdec.errors import ConfigError, MemdecError
 from memdec.methods.contract import Method
 from memdec.methods.registry import METHODS
 from memdec.pipeline.experiment import Experiment
@@ -55,6 +55,9 @@ def run_shard(experiment: Experiment, root: Path, shard: Shard) -> list[str]:
     """Make one shard of encoding, search and targets, as far as the other shards allow.
 
     Returns what there is to say: the stages done, and which shards the next one waits for.
+
+    Raises:
+        MemdecError: As for `run_experiment`, or the methods have no such stage.
     """
     job, methods = _open(experiment, root, rank=0)
     stages = stages_of(experiment, methods)
@@ -68,6 +71,11 @@ def run_shard(experiment: Experiment, root: Path, shard: Shard) -> list[str]:
             lines.append(f"{name}: has {shard}, waits for {names}; run this again then")
             break
         lines.append(f"{name}: complete")
+    if not lines:
+        raise ConfigError(
+            "--shard: no stage of these methods is made in parts (those of kNN targets and of "
+            "kNN-LM are); run without it."
+        )
     return lines
 
 
@@ -107,7 +115,8 @@ def _record(job: Job, method: Method, path: Path) -> Record:
 def _finished(path: Path) -> Record | None:
     """Return a complete record of this very code; another is made anew from the artifacts."""
     record, (commit, dirty) = read_json(path), source_state()
-    made_here = record.get("provenance", {}).get("commit") == commit and not dirty
+    made = record.get("provenance", {})
+    made_here = made.get("commit") == commit and not made["dirty"] and not dirty
     return record if made_here and record["status"] == "complete" else None
 
 

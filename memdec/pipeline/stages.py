@@ -78,14 +78,15 @@ _TEXT = (
     "max_train_tokens max_validation_tokens max_test_tokens"
 )
 _SEARCH = "method exact_max_rows num_lists num_probes code_bytes rerank train_rows"
-_FORWARD = ("corpus.block_size", "model.bos", "model.dtype")
+_WINDOWS = ("corpus.block_size", "model.bos")
+_FORWARD = (*_WINDOWS, "model.dtype")
 _OPTIMISATION = (
     "learning_rate warmup_steps weight_decay gradient_clip_norm batch_size micro_batch_size "
     "max_epochs max_steps validate_every_steps patience devices num_nodes "
     "strategy precision compile"
 )
-_TRAINING = (
-    *_FORWARD,
+_TRAINING = (  # in float32, whatever model.dtype
+    *_WINDOWS,
     "corpus.stride",
     "corpus.train_stride",
     *(f"trainer.{key}" for key in _OPTIMISATION.split()),

@@ -52,7 +52,11 @@ def memory(job: "Job", out: ArtifactWriter) -> None:
 def _settings_behind_memory(job: "Job") -> dict[str, Any]:
     """Return the settings, by their dotted keys, that the memory and its targets follow from."""
     experiment = job.experiment
-    settings = {"memory_decoder.init": experiment.memory_decoder.init} | job.reads("memory")
+    settings = {
+        "memory_decoder.init": experiment.memory_decoder.init,
+        "model.separator": experiment.model.separator,
+        **job.reads("memory"),
+    }
     if experiment.memory_decoder.beta > 0:
         settings["datastore.model"] = experiment.datastore.model
         settings |= job.reads("datastore") | job.reads("neighbors") | job.reads("targets")

@@ -57,8 +57,8 @@ def _place(path: Path, destination: Path, allow_dirty: bool) -> tuple[str, bool]
     record = parse_record(facts, str(path))
     if record.provenance.dirty and not allow_dirty:
         raise DataError(
-            f"{path}: made from edited sources (provenance.dirty); commit and run again, or pass "
-            "--allow-dirty."
+            f"{path}: made from edited sources ({_edited(record)}); commit, remove the artifacts "
+            "that they made and run again, or pass --allow-dirty."
         )
     target = destination / f"{record.id}.json"
     if target.exists():
@@ -73,6 +73,11 @@ def _place(path: Path, destination: Path, allow_dirty: bool) -> tuple[str, bool]
             return record.id, False
     write_plain(facts, target)
     return record.id, True
+
+
+def _edited(record: Record) -> str:
+    stages = [f"{stage.name}/{stage.fingerprint}" for stage in record.stages if stage.dirty]
+    return ", ".join(stages) or "the run itself"
 
 
 def _result(record: Record) -> tuple[Any, ...]:

@@ -52,6 +52,9 @@ class Stage:
     bytes: int = 0
     reused: bool = False
     fingerprint: str = ""
+    commit: str = ""
+    dirty: bool = False
+    """Made by sources that were edited since that commit."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -144,7 +144,7 @@ class MemoryModule(lightning.LightningModule):
             self.memory.parameters(),
             lr=options.learning_rate,
             weight_decay=options.weight_decay,
-            fused=True,
+            fused=not options.precision.endswith("mixed"),  # else Lightning refuses to clip
         )
         # Not trainer.estimated_stepping_batches: it makes Lightning set its loader up too early to
         # give it the position of a resumed run.

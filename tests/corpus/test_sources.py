@@ -7,9 +7,11 @@ from types import SimpleNamespace
 import pytest
 
 from memdec.corpus.config import CorpusConfig
-from memdec.corpus.hub import _newest_commit
+from memdec.corpus.hub import _commit
 from memdec.corpus.sources import describe_source, read_documents
 from memdec.errors import DataError, MissingExtraError
+from memdec.pipeline.experiment import Experiment
+from memdec.pipeline.job import Job
 
 SPLITS = ("train", "validation", "test")
 
@@ -166,7 +168,9 @@ def test_a_dataset_that_cannot_be_loaded_is_one_line(tmp_path, monkeypatch):
         raise RuntimeError(f"no way to {name}\nsecond line")
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    config = CorpusConfig(source="hf", dataset="nobody/nothing", dataset_revision="a1", **NAMES)
+    config = CorpusConfig(
+        source="hf", dataset="nobody/nothing", dataset_revision="a1" * 20, **NAMES
+    )
     with pytest.raises(
         DataError, match=r"'nobody/nothing', split 'train', cannot be loaded \(no way"
     ):
@@ -175,16 +179,19 @@ def test_a_dataset_that_cannot_be_loaded_is_one_line(tmp_path, monkeypatch):
 
 @pytest.fixture
 def hub(monkeypatch):
-    """Stand in for the hub: a dictionary of dataset names and their newest commits."""
+    """Stand in for the hub: a dictionary of dataset names and their newest commits.
+
+    A branch or tag stands behind the name, as in `some/name@main`.
+    """
     commits = {}
 
-    def dataset_info(api, name):
-        return SimpleNamespace(sha=commits[name])
+    def dataset_info(api, name, revision):
+        return SimpleNamespace(sha=commits[f"{name}@{revision}" if revision else name])
 
     monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", dataset_info)
-    _newest_commit.cache_clear()
+    _commit.cache_clear()
     yield commits
-    _newest_commit.cache_clear()
+    _commit.cache_clear()
 
 
 def test_a_named_dataset_is_known_by_its_newest_commit(hub, tmp_path, monkeypatch):
@@ -203,18 +210,46 @@ def test_a_named_dataset_is_known_by_its_newest_commit(hub, tmp_path, monkeypatc
     hub["some/name"] = "decade"  # a commit between naming and reading
     read(config, tmp_path)
     assert asked == ["c0ffee"] * 3
-    _newest_commit.cache_clear()  # the next run
+    _commit.cache_clear()  # the next run
     assert describe_source(config) != before
 
 
-def test_a_given_revision_asks_no_hub(hub):
-    config = CorpusConfig(source="hf", dataset="some/name", dataset_revision="a1", **NAMES)
-    assert describe_source(config)["revision"] == "a1"
+def test_a_given_commit_asks_no_hub(hub):
+    commit = "a1" * 20
+    config = CorpusConfig(source="hf", dataset="some/name", dataset_revision=commit, **NAMES)
+    assert describe_source(config)["revision"] == commit
+
+
+def test_a_branch_is_known_by_its_commit(hub):
+    config = CorpusConfig(source="hf", dataset="some/name", dataset_revision="main", **NAMES)
+    hub["some/name@main"] = "c0ffee"
+    assert describe_source(config)["revision"] == "c0ffee"
+    hub["some/name@main"] = "decade"
+    _commit.cache_clear()  # the next run
+    assert describe_source(config)["revision"] == "decade"
+
+
+def test_other_splits_of_a_dataset_are_another_text(tmp_path, monkeypatch):
+    paths = {split: [f"{split} {n}" for n in range(3)] for split in ("train", "test", "more")}
+    datasets = pytest.importorskip("datasets")
+    rows = {name: datasets.Dataset.from_dict({"text": texts}) for name, texts in paths.items()}
+    datasets.DatasetDict(rows).save_to_disk(str(tmp_path / "rows"))
+    prints = set()
+    for validation, test in (("test", "more"), ("more", "test")):
+        corpus = CorpusConfig(
+            source="hf",
+            dataset=str(tmp_path / "rows"),
+            train="train",
+            validation=validation,
+            test=test,
+        )
+        prints.add(Job(Experiment(name="any", corpus=corpus), tmp_path).fingerprint("tokens"))
+    assert len(prints) == 2
 
 
 def test_a_named_dataset_without_hub_or_revision_is_refused(hub):
     config = CorpusConfig(source="hf", dataset="some/name", **NAMES)
-    with pytest.raises(DataError, match=r"'some/name' has no revision.*corpus\.dataset_revision"):
+    with pytest.raises(DataError, match=r"commit of dataset 'some/name'.*corpus\.dataset_revision"):
         describe_source(config)
 
 

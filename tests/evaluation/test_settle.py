@@ -47,6 +47,14 @@ def test_a_given_alpha_is_kept_and_the_candidate_is_chosen_at_it():
     assert settled.tuned == {"temperature": 4.0}
 
 
+@pytest.mark.parametrize("mixes_all", [False, True])
+def test_the_base_keeps_a_share_of_tokens_that_only_test_shows_to_be_missing(mixes_all):
+    best = Candidate(logs(validation=[0.9, 0.9, 0.9], test=[0.9, 0.0]))
+    settled = settle(AdaptedLM(lm=LM, candidates=(best,), mixes_all=mixes_all))
+    assert settled.alpha == 1 - 1e-6
+    assert settled.gold_log_probs["test"][1] == pytest.approx(np.log(0.1 * 1e-6), rel=1e-3)
+
+
 def test_memories_that_lack_every_token_leave_the_base():
     nothing = logs(validation=[0.0, 0.0, 0.0], test=[0.0, 0.0])
     candidates = tuple(Candidate(nothing, name=name) for name in ("law", "news"))

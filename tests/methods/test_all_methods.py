@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from memdec.evaluation.config import EvaluationConfig
 from memdec.methods.config import MemoryMixtureConfig
 from memdec.methods.memory_mixture import short_names
 from memdec.methods.registry import METHODS
+from memdec.pipeline.job import Job
+from memdec.pipeline.model_facts import read_model_facts
 from memdec.pipeline.runner import run_experiment
 from memdec.training.config import MemoryDecoderConfig, TrainerConfig
 
@@ -63,8 +66,15 @@ def test_budgets_count_what_is_deployed_and_what_is_trained(result):
     trained = {n for n, b in budgets.items() if b["trained_parameters"]}
     assert trained == {"dapt", "dapt_memory", "lora", "memory_decoder", "adaptive_alpha"}
     assert len({budgets[name]["train_tokens"] for name in trained}) == 1
-    # windows of 32 tokens, 16 apart: each token is read twice
-    assert budgets["dapt"]["flops"] == 2 * 6 * base * budgets["dapt"]["train_tokens"]
+    # windows of 32 tokens, 16 apart: each token is read twice, and predicted once
+    facts = read_model_facts(Path(result.records[0]["config"]["model"]["source"]))
+    a_token = 6 * (2 * facts.body_parameters + facts.head_parameters)
+    assert budgets["dapt"]["flops"] == a_token * budgets["dapt"]["train_tokens"]
+    saved = 2 * (2 * facts.body_parameters + facts.head_parameters)  # gradients of frozen weights
+    adapter = 2 * 6 * budgets["lora"]["trained_parameters"]
+    assert budgets["lora"]["flops"] == pytest.approx(
+        (a_token - saved + adapter) * budgets["lora"]["train_tokens"]
+    )
     searched = {n for n, b in budgets.items() if b["datastore_flops"]}
     assert searched == {"knn_lm", "memory_decoder", "adaptive_alpha"}
 
@@ -76,6 +86,10 @@ def test_a_budget_counts_the_model_that_makes_the_keys_of_queries(tiny_experimen
     base, knn_lm = (record["budget"] for record in run_experiment(experiment, tmp_path).records)
     assert knn_lm["parameters"] == 2 * base["parameters"]
     assert knn_lm["flops"] > 0 == base["flops"]
+    experiment = replace(experiment, methods=["dapt", "memory_decoder"])
+    dapt, memory = (record["budget"] for record in run_experiment(experiment, tmp_path).records)
+    for key in ("train_tokens", "flops"):  # the fine-tuned model of the keys, and the memory
+        assert memory[key] == 2 * dapt[key]
 
 
 def test_every_record_counts_the_test_documents_and_their_copies_elsewhere(result):
@@ -163,6 +177,10 @@ def test_memories_are_mixed_with_weights_of_their_own(tiny_experiment, tmp_path)
     mixture = MemoryMixtureConfig(memories=[exports["good"], exports["poor"]])
     experiment = tiny_experiment("llama", methods=["memory_mixture"], memory_mixture=mixture)
     (record,) = run_experiment(experiment, tmp_path).records
+    again = replace(experiment, memory_mixture=MemoryMixtureConfig(memories=[exports["good"]]))
+    assert Job(again, tmp_path).fingerprint("mixture_scores") != Job(
+        experiment, tmp_path
+    ).fingerprint("mixture_scores")
     alone = records["good"]["metrics"]["validation/nll"]
     assert record["metrics"]["validation/nll"] <= alone + 1e-6
     weights = {

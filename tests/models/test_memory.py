@@ -126,6 +126,37 @@ def test_output_ids_are_ascending_in_the_export(memory, tiny_model, tmp_path):
     assert np.load(tmp_path / "output_ids.npy").tolist() == OUTPUTS.tolist()
 
 
+def test_damaged_output_ids_are_refused(memory, tiny_model, tmp_path):
+    memory.export(tmp_path, load_tokenizer(tiny_model("llama")), {"tokenizer_hash": "abc"})
+    (tmp_path / "output_ids.npy").write_bytes(b"torn")
+    with pytest.raises(DataError, match=r"output_ids\.npy is damaged"):
+        load_memory(tmp_path, "float32", torch.device("cpu"))
+
+
+def test_a_start_that_caps_its_logits_is_refused_from_scratch_too(tiny_model, tmp_path):
+    folder = shutil.copytree(tiny_model("gemma3"), tmp_path / "capped")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"final_logit_softcapping": 30.0}))
+    for from_scratch in (False, True):
+        with pytest.raises(DataError, match="changes its logits after the output head"):
+            initial_lm(folder, from_scratch, 0)
+
+
+def test_alpha_is_the_share_of_the_memory_in_the_texts(tiny_model, tmp_path):
+    tokenizer = load_tokenizer(tiny_model("llama"))
+    lm = initial_lm(tiny_model("llama"), True, 3)
+    MemoryDecoder(lm, None).export(tmp_path / "memory", tokenizer, {"tokenizer_hash": "abc"})
+    lm.save_pretrained(tmp_path / "alone")
+    tokenizer.save_pretrained(tmp_path / "alone")
+    rest = ("The licence", 8, "cpu", "float32")
+    base = tiny_model("llama")
+    plain, with_none = continue_both(base, tmp_path / "memory", 0.0, *rest)
+    _, with_all = continue_both(base, tmp_path / "memory", 1.0, *rest)
+    alone, _ = continue_both(tmp_path / "alone", tmp_path / "memory", 1.0, *rest)
+    assert (with_none, with_all) == (plain, alone)
+    assert plain != alone
+
+
 def test_rows_that_pad_the_heads_do_not_show_in_the_texts(tiny_model, tmp_path):
     tokenizer = load_tokenizer(tiny_model("llama"))
     texts = []

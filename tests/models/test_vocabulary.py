@@ -34,6 +34,21 @@ def test_copied_rows_are_those_of_the_same_text_or_the_mean_of_its_pieces(parts)
     assert mean > 0
 
 
+def test_tokens_that_the_old_model_has_no_row_for_are_not_copied(parts):
+    lm, old, new = parts
+    shorter = len(old) - 20
+    lm.resize_token_embeddings(shorter)
+    old_rows = lm.get_input_embeddings().weight.detach().clone()
+    change_vocabulary(lm, old, new, "copied", seed=0)
+    rows = lm.get_input_embeddings().weight
+    (lacking, *_), (kept, *_) = (
+        [name for name, token in old.get_vocab().items() if cut(token) and name in new.get_vocab()]
+        for cut in (lambda token: token >= shorter, lambda token: 2 <= token < shorter)
+    )
+    torch.testing.assert_close(rows[new.get_vocab()[lacking]], old_rows.mean(0))
+    assert torch.equal(rows[new.get_vocab()[kept]], old_rows[old.get_vocab()[kept]])
+
+
 def sentencepiece_tokenizer(words):
     """Spells a space as ▁, puts one in front of each text and strips it again, as Llama-2 does."""
     names = ["<unk>", "<0xC3>", "▁", *"abcdefghijklmnopqrstuvwxyz", "▁a", *words]

@@ -8,7 +8,7 @@ import transformers
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from memdec.errors import DataError
+from memdec.errors import ConfigError, DataError
 from memdec.pipeline.experiment import load_experiment
 from memdec.pipeline.job import Job
 from memdec.pipeline.model_facts import read_model_facts
@@ -74,9 +74,11 @@ def test_rows_and_flops_are_the_formula(finished):
     assert found["datastore"].rows == num["train"]
     forward = 2.0 * facts.body_parameters * num["train"] * 32 / 16  # windows overlap
     assert found["datastore"].flops == pytest.approx(forward)
-    # each pass forward and backward through body and head, and once over validation text
-    per_input = 2.0 * (facts.body_parameters + facts.hidden_size * facts.vocab_size)
-    an_epoch = per_input * (3 * num["train"] * 32 / 16 + num["validation"] * 32 / 24)
+    # forward and backward through the body at each input and the head at each token, and once
+    # forward over validation text
+    body, head = 2.0 * facts.body_parameters, 2.0 * facts.hidden_size * facts.vocab_size
+    an_epoch = 3 * num["train"] * (body * 32 / 16 + head)
+    an_epoch += num["validation"] * (body * 32 / 24 + head)
     assert found["memory"].flops == pytest.approx(settings["trainer"]["max_epochs"] * an_epoch)
     assert found["base_scores"].rows == num["validation"] + num["test"]
 
@@ -232,6 +234,38 @@ def test_what_an_index_or_the_model_cannot_do_is_refused_before_any_work(
         assert message in ended.err
     made = list((tmp_path / "artifacts").glob("*/[!.]*"))
     assert not made
+
+
+@pytest.mark.parametrize(
+    ("setting", "who", "more"),
+    [
+        ("memory_decoder.init={}", "the memory", ()),
+        ("memory_decoder.trained={}", "the memory", ()),
+        ("datastore.model={}", "the model of the keys", ()),
+        ("memory_mixture.memories=[{}]", "short", ("methods=[memory_mixture]",)),
+    ],
+)
+def test_the_shortest_reader_says_how_long_a_window_may_be(
+    finished, tiny_model, tmp_path, setting, who, more
+):
+    short = shutil.copytree(tiny_model("llama"), tmp_path / "short")
+    config = json.loads((short / "config.json").read_text())
+    (short / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 30}))
+    (short / "memory.json").write_text('{"tokenizer_hash": ""}')
+    words = (setting.format(short), *more)
+    stages = ("mixture_scores",) if more else STAGES
+    with pytest.raises(ConfigError, match=rf"asks for 32 positions but {who}|{short} has 30"):
+        plans(finished, *words, stages=stages)
+    assert plans(finished, *words, "corpus.block_size=30", "corpus.stride=24", stages=stages)
+
+
+def test_a_prompt_is_checked_against_the_memory_too(finished, tiny_model, tmp_path):
+    short = shutil.copytree(tiny_model("llama"), tmp_path / "short")
+    config = json.loads((short / "config.json").read_text())
+    (short / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 40}))
+    words = (f"memory_decoder.init={short}", "evaluation.new_tokens=60")
+    with pytest.raises(ConfigError, match="positions but the model has 40"):
+        plans(finished, *words)
 
 
 def test_a_prompt_matters_where_it_is_continued_and_only_if_it_is_too_long(finished, memdec):

@@ -6,7 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from memdec.artifacts.provenance import source_state
 from memdec.corpus.windows import make_windows
+from memdec.models.loading import load_tokenizer
+from memdec.pipeline import runner
 from memdec.pipeline.model_facts import read_model_facts
 from memdec.results.record import parse_record
 
@@ -71,7 +74,12 @@ def test_the_records_have_the_fields_that_reports_read(finished):
     assert trained["budget"]["datastore_flops"] == encoded + num**2 * width
     assert len(trained["curves"]["validation"]["step"]) == 2
     assert trained["generation"]["prompt"] == "The licence"
-    assert sum(len(d["tokens"]) for d in trained["examples"]) == 20
+    shown = [token["text"] for d in trained["examples"] for token in d["tokens"]]
+    gold = array(finished, "tokens", "test_tokens")[1:21]
+    tokenizer = load_tokenizer(Path(trained["config"]["model"]["source"]))
+    assert shown == [tokenizer.decode([token]) for token in gold]
+    own = [s for s in trained["stages"] if s["name"] != "query_neighbors"]
+    assert trained["budget"]["seconds"] == pytest.approx(sum(s["seconds"] for s in own))
 
 
 def slow_nll(lm, added, alpha):
@@ -241,6 +249,50 @@ def test_other_objectives_train_whole_and_in_shards(finished, memdec, tmp_path, 
     # not a quantity of the same kind: bounded by log 2
     assert max(trained["curves"]["training"]["train/kl"]) < math.log(2)
     assert trained["metrics"]["test/perplexity"] != plain["metrics"]["test/perplexity"]
+
+
+@pytest.mark.parametrize("method", ["memory_decoder", "dapt"])
+def test_mixed_precision_trains_and_clips(again, finished, memdec, method):
+    words = (f"methods=[{method}]", "trainer.precision=bf16-mixed", "evaluation.prompt=")
+    ended = memdec("run", "tiny.yaml", *words, cwd=again)
+    assert ended.code == 0, ended.err
+    base = records(finished)["base"]["metrics"]["test/perplexity"]
+    (mixed,) = (
+        record
+        for path in again.glob(f"artifacts/runs/*/{method}/record.json")
+        if (record := json.loads(path.read_text()))["config"]["trainer"]["precision"] != "32-true"
+    )
+    assert mixed["metrics"]["test/perplexity"] < 0.8 * base
+
+
+def test_numbers_that_edited_sources_made_are_marked(again, memdec):
+    (manifest,) = again.glob("artifacts/memory/[!.]*/manifest.json")
+    for dirty in (False, True):
+        for path in again.glob("artifacts/*/[!.]*/manifest.json"):
+            made = json.loads(path.read_text())
+            made["provenance"]["dirty"] = dirty and path == manifest
+            path.write_text(json.dumps(made))
+        shutil.rmtree(again / "artifacts" / "runs")
+        assert memdec("run", "tiny.yaml", cwd=again).code == 0
+        found = records(again)
+        flagged = {s["name"] for s in found["memory_decoder"]["stages"] if s["dirty"]}
+        assert flagged == ({"memory"} if dirty else set())
+        here = source_state()[1]
+        assert found["memory_decoder"]["provenance"]["dirty"] == (dirty or here)
+        assert found["knn_lm"]["provenance"]["dirty"] == here
+
+
+def test_a_record_of_edited_sources_is_made_anew_by_clean_ones(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "source_state", lambda: ("c0ffee", False))
+    path = tmp_path / "record.json"
+    for commit, dirty, kept in (
+        ("c0ffee", False, True),
+        ("c0ffee", True, False),
+        ("a", False, False),
+    ):
+        made = {"commit": commit, "dirty": dirty}
+        path.write_text(json.dumps({"status": "complete", "provenance": made}))
+        assert (runner._finished(path) is not None) == kept
 
 
 @pytest.mark.slow
