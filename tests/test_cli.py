@@ -494,6 +494,12 @@ def test_a_lora_budget_below_rank_1_is_refused_before_any_work(memdec, experimen
     assert not list(tmp_path.glob("artifacts/*/*"))
 
 
+def test_a_word_that_is_no_text_is_refused(memdec, experiment, tmp_path):
+    ended = memdec("plan", experiment, "title=\udcff", cwd=tmp_path)  # byte 0xff of the shell
+    assert ended.code == 2
+    assert "is not UTF-8" in ended.err
+
+
 def test_an_unknown_verb_or_flag_exits_with_two(memdec, tmp_path):
     for arguments in (["rnu", "x.yaml"], ["report", "--recods=x"], []):
         ended = memdec(*arguments, cwd=tmp_path)

@@ -282,17 +282,23 @@ def test_numbers_that_edited_sources_made_are_marked(again, memdec):
         assert found["knn_lm"]["provenance"]["dirty"] == here
 
 
-def test_a_record_of_edited_sources_is_made_anew_by_clean_ones(tmp_path, monkeypatch):
-    monkeypatch.setattr(runner, "source_state", lambda: ("c0ffee", False))
+@pytest.mark.parametrize(
+    ("commit", "dirty", "edited_now", "kept"),
+    [
+        ("c0ffee", False, False, True),
+        ("c0ffee", True, False, False),
+        ("c0ffee", False, True, False),
+        ("decade", False, False, False),
+    ],
+)
+def test_a_record_is_kept_where_this_very_code_made_it(
+    tmp_path, monkeypatch, commit, dirty, edited_now, kept
+):
+    monkeypatch.setattr(runner, "source_state", lambda: ("c0ffee", edited_now))
+    made = {"commit": commit, "dirty": dirty}
     path = tmp_path / "record.json"
-    for commit, dirty, kept in (
-        ("c0ffee", False, True),
-        ("c0ffee", True, False),
-        ("a", False, False),
-    ):
-        made = {"commit": commit, "dirty": dirty}
-        path.write_text(json.dumps({"status": "complete", "provenance": made}))
-        assert (runner._finished(path) is not None) == kept
+    path.write_text(json.dumps({"status": "complete", "provenance": made}))
+    assert (runner._finished(path) is not None) == kept
 
 
 @pytest.mark.slow
