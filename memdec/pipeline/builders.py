@@ -154,7 +154,6 @@ def rag_scores(job: "Job", out: ArtifactWriter) -> None:
     """Score validation and test with the base behind passages of the training text."""
     from memdec.datastore.passages import PassageIndex, cut_passages
     from memdec.evaluation.passage_scores import Retriever, score_split_with_passages
-    from memdec.pipeline.model_facts import read_model_facts
 
     config, (tokenizer, rules) = job.experiment.in_context_rag, load_tokenizer_of(job)
     positions = read_model_facts(job.model_path).max_positions - int(rules.bos_on_each_window)
