@@ -94,7 +94,7 @@ def test_knn_lm_offers_each_temperature_from_the_same_neighbors(scores, artifact
     ("settings", "says"),
     [
         ({"temperatures": []}, "temperatures is empty"),
-        ({"temperatures": [1.0, 0.0]}, r"temperatures must be above 0, got 0\.0"),
+        ({"temperatures": [1.0, 0.0]}, r"temperatures must be at least 1e-06, got 0\.0"),
         ({"alpha": 1.5}, r"knn_lm.alpha must lie in \[0, 1\], got 1.5"),
         ({"alpha": "best"}, "knn_lm.alpha is 'best'"),
     ],
