@@ -6,7 +6,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from memdec import __version__
 from memdec.errors import ConfigError, MemdecError
@@ -21,8 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
     parser = _parser()
     for word in sys.argv[1:] if arguments is None else arguments:
-        if not word.isascii() and word != word.encode(errors="replace").decode():
-            parser.error(f"{word!r} is not UTF-8")
+        if word != word.encode(errors="replace").decode():
+            _refuse(f"{word!r} is not UTF-8; set the terminal to it.")
     known, rest = parser.parse_known_args(arguments)
     if rest and not known.takes_settings:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -30,14 +30,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         sys.exit(known.verb(known))
     except MemdecError as error:
-        print(f"memdec: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(EXIT_USER)
+        _refuse(" ".join(str(error).split()))
     except OSError as error:  # a folder that cannot be written, a disk that ran full
-        print(f"memdec: {error}", file=sys.stderr)
-        sys.exit(EXIT_USER)
+        _refuse(str(error))
     except KeyboardInterrupt:
         print("memdec: interrupted; the same command goes on from here.", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
+
+
+def _refuse(reason: str) -> NoReturn:
+    print(f"memdec: {reason}", file=sys.stderr)
+    sys.exit(EXIT_USER)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -213,7 +216,7 @@ def _generate_verb(verbs: Any) -> None:
     text = "continue a prompt with the base, and with base + memory, side by side"
     parser = _verb(verbs, "generate", _generate, text)
     parser.add_argument("--base", required=True, help="model directory, .gguf file or hub name")
-    parser.add_argument("--memory", required=True, type=Path, help="export folder of a memory")
+    parser.add_argument("--memory", required=True, help="export folder of a memory")
     parser.add_argument("--alpha", required=True, type=float, help="the memory's share, 0 to 1")
     parser.add_argument("--prompt", required=True, help="text to continue")
     parser.add_argument("--max-new-tokens", type=int, default=64, help="default: 64")
@@ -225,19 +228,20 @@ def _generate(options: Any) -> int:
     from memdec.checks import check_at_least, check_choice, check_share
     from memdec.models.config import DTYPES
     from memdec.models.exports import read_memory_facts
-    from memdec.pipeline.job import artifacts_root, model_directory
+    from memdec.pipeline.job import artifacts_root, find_export, model_directory
     from memdec.pipeline.show import show_pair
 
     check_share("--alpha", options.alpha)
     check_at_least("--max-new-tokens", options.max_new_tokens, 1)
     check_choice("--dtype", options.dtype, DTYPES)
-    trained_with = read_memory_facts(options.memory).get("trained_with", {})
+    memory = find_export("--memory", options.memory)
+    trained_with = read_memory_facts(memory).get("trained_with", {})
     base = model_directory(options.base, artifacts_root())
     from memdec.models.side_by_side import continue_both
 
     texts = continue_both(
         base,
-        options.memory,
+        memory,
         options.alpha,
         options.prompt,
         options.max_new_tokens,

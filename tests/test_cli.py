@@ -86,13 +86,17 @@ def assert_nothing_written(folder):
         ("methods=[bse]", ["methods", "'bse'", "did you mean 'base'"]),
         ("methods=[]", ["methods is empty", "base"]),
         ("methods=[base,dapt,base]", ["methods names base more than once"]),
-        ("scale=big", ["scale", "'big'", "smoke, small, paper"]),
+        ("scale=big", ["scale", "'big'", "paper, small, smoke"]),
         ("name=a/b", ["name", "'a/b'"]),
         ("table=ablation of beta", ["table", "'ablation of beta'"]),
-        ("methods[0]=dapt", ["'methods[0]=dapt'", "part of a list", "methods=[base]"]),
+        ("methods[0]=dapt", ["methods", "methods=[base]"]),
+        ("methods.0=dapt", ["methods", "part of a list", "methods=[base]"]),
+        ("methods={0: base}", ["methods", "part of a list", "methods=[base]"]),
+        ("knn_lm.temperatures.0=2", ["knn_lm", "part of a list"]),
+        ("methods.0=", ["methods", "part of a list"]),
         ("knn.temperature=1e-60", ["knn.temperature", "at least 1e-06"]),
         ("datastore.layer=².output", ["datastore.layer", "'².output'"]),
-        ("model.source=~nobody/model", ["model.source", "~nobody/model"]),
+        ("model.source=~nobody-here/model", ["model.source", "~nobody-here/model"]),
         ("trainer.batch_size=7", ["trainer.batch_size 7", "multiple"]),
         ("corpus.stride=33", ["corpus.stride", "block_size", "33"]),
         ("datastore.layer=last", ["datastore.layer", "last_ffn_input"]),
@@ -326,10 +330,17 @@ def test_generate_reads_the_prompt_as_the_memory_was_trained_to(
     facts["trained_with"]["model.bos"] = "always"
     (memory / "memory.json").write_text(json.dumps(facts))
     plain, with_bos = (
-        generate(memdec, finished, tiny_model("llama"), path, **{"max-new-tokens": "12"}).out
+        generate(memdec, finished, tiny_model("llama"), path, **{"max-new-tokens": "12"})
         for path in (export_of(finished), memory)
     )
-    assert plain != with_bos
+    assert plain.code == with_bos.code == 0
+    assert plain.out != with_bos.out
+    facts["trained_with"]["model.separator"] = "<nothing>"
+    (memory / "memory.json").write_text(json.dumps(facts))
+    ended = generate(memdec, finished, tiny_model("llama"), memory)
+    assert_refused(ended, "model.separator", "<nothing>")
+    ended = generate(memdec, finished, tiny_model("gemma3"), memory)
+    assert_refused(ended, "different tokenizers")
 
 
 def test_shards_of_methods_that_have_none_are_refused(memdec, experiment, tmp_path):
@@ -496,8 +507,7 @@ def test_a_lora_budget_below_rank_1_is_refused_before_any_work(memdec, experimen
 
 def test_a_word_that_is_no_text_is_refused(memdec, experiment, tmp_path):
     ended = memdec("plan", experiment, "title=\udcff", cwd=tmp_path)  # byte 0xff of the shell
-    assert ended.code == 2
-    assert "is not UTF-8" in ended.err
+    assert_refused(ended, "is not UTF-8")
 
 
 def test_an_unknown_verb_or_flag_exits_with_two(memdec, tmp_path):

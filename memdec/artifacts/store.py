@@ -7,14 +7,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from memdec.artifacts.artifact import SCRATCH, Artifact, ArtifactWriter, open_artifact
 from memdec.artifacts.files import read_json, write_text
-from memdec.artifacts.provenance import provenance
+from memdec.artifacts.provenance import now, provenance
 
 Build = Callable[[ArtifactWriter], None]
 POLL_SECONDS = 0.2
@@ -28,6 +28,15 @@ class Made:
     seconds: float
     """Wall-clock seconds of building, over all attempts, as its manifest says."""
     reused: bool
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """The work behind an artifact before this attempt at it."""
+
+    seconds: float = 0.0
+    dirty: bool = False
+    """Whether edited sources had a part in it."""
 
 
 class Store:
@@ -55,13 +64,13 @@ class Store:
         fingerprint: str,
         build: Build,
         resumable: bool = False,
-        earlier: float = 0.0,
+        earlier: Earlier | None = None,
     ) -> Made:
         """Return the artifact, building it under a lock when it is not there yet.
 
         A second process that wants the same artifact waits and then reuses it. `resumable` keeps
-        what a killed attempt left; other stages start afresh. `earlier` seconds, those of the
-        shards that a build merges, count as its own.
+        what a killed attempt left; other stages start afresh. `earlier` is the work of the shards
+        that a build merges, which counts as its own.
         """
         final = self.path(stage, fingerprint)
         if found := self.open(stage, fingerprint):
@@ -73,15 +82,19 @@ class Store:
             if found := self.open(stage, fingerprint):
                 return self._reused(found)
             writer, attempts = ArtifactWriter(_part(final)), _Attempts(final)
+            before = earlier or Earlier()
             if resumable and writer.path.is_dir():
-                earlier += attempts.seconds(writer.path)
+                before = attempts.read(writer.path)
             else:
                 writer.clear()
-            attempts.note(earlier)
+            source = provenance()
+            dirty = source["dirty"] or before.dirty
+            attempts.note(Earlier(before.seconds, dirty))
             started = time.monotonic()
             build(writer)
-            seconds = round(earlier + time.monotonic() - started, 3)
-            sealed = writer.seal(final, stage, fingerprint, provenance() | {"seconds": seconds})
+            seconds = round(before.seconds + time.monotonic() - started, 3)
+            facts = {"finished": now(), "seconds": seconds, "dirty": dirty}
+            sealed = writer.seal(final, stage, fingerprint, source | facts)
             attempts.forget()
         return Made(sealed, seconds, reused=False)
 
@@ -127,17 +140,18 @@ class _Attempts:
     def __init__(self, final: Path) -> None:
         self._file = final.with_name(f".{final.name}.attempts")
 
-    def note(self, earlier: float) -> None:
-        """Write down that an attempt starts now, after `earlier` seconds of others."""
-        write_text(self._file, json.dumps({"seconds": earlier, "started": time.time()}))
+    def note(self, earlier: Earlier) -> None:
+        """Write down that an attempt starts now, after the work of others."""
+        write_text(self._file, json.dumps(asdict(earlier) | {"started": time.time()}))
 
-    def seconds(self, part: Path) -> float:
-        """Return the seconds so far; a killed attempt counts up to the last file that it wrote."""
+    def read(self, part: Path) -> Earlier:
+        """Return the work so far; a killed attempt counts up to the last file that it wrote."""
         known = read_json(self._file)
         if not known:
-            return 0.0
+            return Earlier()
         written = max((path.stat().st_mtime for path in part.rglob("*")), default=0.0)
-        return float(known["seconds"]) + max(0.0, written - known["started"])
+        seconds = known["seconds"] + max(0.0, written - known["started"])
+        return Earlier(float(seconds), known.get("dirty", False))
 
     def forget(self) -> None:
         """Remove the file once the artifact stands."""

@@ -37,7 +37,7 @@ class KnnConfig:
     k_max: int = 1024
     """Neighbors that are cached, so that any k up to it needs no new search."""
     temperature: float = 16.0
-    """Divides minus the squared distance before the softmax; above 0."""
+    """Divides minus the squared distance before the softmax; at least 1e-6."""
     threshold: float = 0.0
     """Target probabilities at or below this are dropped and the rest renormalised; in [0, 1)."""
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from memdec.artifacts.artifact import ArtifactWriter
+from memdec.checks import SMALLEST_TEMPERATURE, check_at_least
 from memdec.datastore.target_blocks import Array, distribution_blocks
 from memdec.errors import ConfigError, DataError
 
@@ -60,7 +61,7 @@ def knn_distribution(
     starts[q]..starts[q+1]-1, largest first, equal probabilities by lower token id.
 
     Raises:
-        ConfigError: temperature is not above 0, or threshold is outside [0, 1).
+        ConfigError: temperature is below 1e-6, or threshold is outside [0, 1).
         DataError: The shapes differ, or a row has no neighbor at a finite distance.
     """
     _check_settings(temperature, threshold)
@@ -150,8 +151,7 @@ def write_targets(
 
 
 def _check_settings(temperature: float, threshold: float) -> None:
-    if not temperature > 0:
-        raise ConfigError(f"knn.temperature must be above 0, got {temperature}.")
+    check_at_least("knn.temperature", temperature, SMALLEST_TEMPERATURE)
     if not 0 <= threshold < 1:
         raise ConfigError(f"knn.threshold must be at least 0 and below 1, got {threshold}.")
 

@@ -13,7 +13,7 @@ class KnnLmConfig:
     """kNN-LM (Khandelwal et al. 2020): search at inference; alpha is its lambda."""
 
     temperatures: list[float] = field(default_factory=lambda: [1.0, 2.0, 4.0, 8.0, 16.0, 32.0])
-    """Temperatures tried on validation, each with its own exact alpha; all above 0."""
+    """Temperatures tried on validation, each with its own exact alpha; all at least 1e-6."""
     alpha: float | int | str = "validation"
     """The retriever's share in the mixture: a number in [0, 1], or validation."""
 

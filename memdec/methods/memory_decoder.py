@@ -1,7 +1,6 @@
 """The Memory Decoder: a trained imitation of the retriever, mixed with the frozen base."""
 
-from pathlib import Path
-
+from memdec.artifacts.files import expand_home
 from memdec.methods.contract import AdaptedLM, Candidate, Method, MethodInputs, split_scores
 
 
@@ -16,12 +15,12 @@ class MemoryDecoderMethod(Method):
         """Offer the trained memory to the mixture."""
         scores = inputs.artifacts["memory_scores"]
         memory = inputs.artifacts.get("memory")  # none where a trained one is plugged in
-        export = memory.path / "export" if memory else Path(inputs.config.trained)
+        export = memory.path / "export" if memory else expand_home(inputs.config.trained)
         return AdaptedLM(
             lm=split_scores(inputs.artifacts["base_scores"]),
             candidates=(Candidate(split_scores(scores)),),
             alpha=inputs.config.alpha,
             top_tokens=scores,
-            memory_path=export.expanduser(),
+            memory_path=export,
             training=memory,
         )

@@ -24,7 +24,7 @@ def pick_device(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+    if not re.fullmatch(r"cpu|cuda(:(0|[1-9][0-9]{0,2}))?", name):
         raise ConfigError(f"model.device is {name!r}; allowed: auto, cpu, cuda, cuda:N.")
     device = torch.device(name)
     if device.type == "cuda" and not torch.cuda.is_available():
@@ -62,8 +62,18 @@ def load_causal_lm(path: Path, dtype: str, device: torch.device) -> "PreTrainedM
     return lm.eval()
 
 
-def load_skeleton(path: Path) -> nn.Module:
+def load_skeleton(path: Path) -> "PreTrainedModel":
     """Return the modules of a causal LM with shapes and no weights.
+
+    Raises:
+        DataError: The directory is missing or is no causal language model.
+    """
+    with torch.device("meta"):
+        return new_causal_lm(path)
+
+
+def new_causal_lm(path: Path) -> "PreTrainedModel":
+    """Return a causal LM as a directory's config.json describes it, with new random weights.
 
     Raises:
         DataError: The directory is missing or is no causal language model.
@@ -72,12 +82,14 @@ def load_skeleton(path: Path) -> nn.Module:
 
     _check_folder(path)
     try:
-        with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(
-                AutoConfig.from_pretrained(path, local_files_only=True)
-            )
+        config = AutoConfig.from_pretrained(path, local_files_only=True)
+        lm: PreTrainedModel = AutoModelForCausalLM.from_config(
+            config, dtype=torch.float32, attn_implementation="sdpa"
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is not a loadable causal LM: {_first_line(error)}") from None
+    check_plain_head(lm, path)
+    return lm
 
 
 def load_tokenizer(path: Path) -> Any:

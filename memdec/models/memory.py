@@ -10,6 +10,7 @@ Shape legend: B windows, T positions, D width, O output tokens, V vocabulary, N 
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from memdec.artifacts.files import write_text
 from memdec.errors import DataError
 from memdec.models.exports import MEMORY_FILE, OUTPUT_IDS_FILE, read_memory_facts
-from memdec.models.loading import body_output, check_plain_head, head_weight, load_causal_lm
+from memdec.models.loading import body_output, head_weight, load_causal_lm, new_causal_lm
 from memdec.models.scoring import output_columns
 
 if TYPE_CHECKING:
@@ -79,19 +80,16 @@ def initial_lm(path: Path, from_scratch: bool, seed: int) -> "PreTrainedModel":
         path: A Hugging Face directory.
         from_scratch: Use its architecture with new weights, drawn from `seed`.
         seed: Used for new weights only.
-    """
-    from transformers import AutoConfig, AutoModelForCausalLM
 
+    Raises:
+        DataError: The directory is missing or is no causal language model.
+    """
     if not from_scratch:
         lm = load_causal_lm(path, "float32", torch.device("cpu"))
     else:
-        config = AutoConfig.from_pretrained(path, local_files_only=True)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            lm = AutoModelForCausalLM.from_config(
-                config, dtype=torch.float32, attn_implementation="sdpa"
-            )
-        check_plain_head(lm, path)
+            lm = new_causal_lm(path)
     _drop_dropout(lm)
     return lm.requires_grad_(True).train()
 
@@ -117,7 +115,9 @@ def load_memory(path: Path, dtype: str, device: torch.device) -> MemoryDecoder:
     if not ids_file.is_file():
         return MemoryDecoder(lm, None).eval()
     try:
-        output_ids = torch.from_numpy(np.load(ids_file))
-    except (ValueError, EOFError, TypeError):
+        output_ids_O = np.load(ids_file)
+        if output_ids_O.dtype != np.int64 or output_ids_O.ndim != 1:
+            raise ValueError
+    except (ValueError, EOFError, TypeError, AttributeError, BadZipFile):
         raise DataError(f"{ids_file} is damaged; export or copy the memory again.") from None
-    return MemoryDecoder(lm, output_ids.to(device)).eval()
+    return MemoryDecoder(lm, torch.from_numpy(output_ids_O).to(device)).eval()

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from memdec.models.exports import read_memory_facts
 from memdec.models.generation import NextToken, encode_prompt, greedy, stop_ids
 from memdec.models.loading import head_weight, load_causal_lm, load_tokenizer, pick_device
 from memdec.models.memory import load_memory
@@ -22,14 +21,24 @@ def continue_both(
 ) -> tuple[str, str]:
     """Return the greedy continuations of base and of base + memory, without the prompt.
 
+    Args:
+        base_path: Hugging Face directory of the base.
+        memory_path: Export folder of a memory of the same tokenizer.
+        alpha: The memory's share, 0 to 1.
+        prompt: Text to continue.
+        max_new_tokens: Tokens to make, unless the text ends before.
+        device: auto, cpu, cuda or cuda:N.
+        dtype: Of both models' weights, such as float32.
+        bos: The experiment's model.bos, by which both were scored.
+        separator: Its model.separator; that token ends a text.
+
     Raises:
         ConfigError: The tokenizers differ, or a setting is out of range.
         DataError: A folder holds no loadable model or no memory.
     """
-    read_memory_facts(memory_path)  # refuses a folder that is no memory before anything is loaded
     tokenizer = load_tokenizer(base_path)
-    rules = read_token_rules(tokenizer, bos, separator)
     check_same_tokenizer(str(base_path), tokenizer, str(memory_path), load_tokenizer(memory_path))
+    rules = read_token_rules(tokenizer, bos, separator)
     where = pick_device(device)
     lm = load_causal_lm(base_path, dtype, where)
     memory = load_memory(memory_path, dtype, where)

@@ -16,6 +16,7 @@ from memdec.evaluation.frequency import frequency_metrics
 from memdec.evaluation.perplexity import document_totals, paired_bootstrap, perplexity_metrics
 from memdec.evaluation.settle import Settled, settle
 from memdec.methods.contract import AdaptedLM, Method, MethodInputs
+from memdec.models.exports import OUTPUT_IDS_FILE
 from memdec.pipeline.examples import example_tokens, side_by_side
 from memdec.pipeline.identity import describe, given_memories
 from memdec.pipeline.job import Job
@@ -182,6 +183,9 @@ def _budget(job: Job, method: Method, adapted: AdaptedLM) -> dict[str, float]:
             # forward 2, gradients of the inputs 2, of what is trained 2; the head once a token
             body = 4.0 * (info["parameters"] - outside) + 2.0 * trained
             head = (4.0 if stage == "lora" else 6.0) * facts.head_parameters
+            output_ids = job.artifact(stage).path / "export" / OUTPUT_IDS_FILE
+            if output_ids.is_file():  # the other rows take no part in training
+                head *= len(np.load(output_ids, mmap_mode="r")) / facts.vocab_size
             budget["train_tokens"] += info["train_tokens"]
             passes = job.experiment.corpus.passes("train")
             budget["flops"] += (body * passes + head) * info["train_tokens"]

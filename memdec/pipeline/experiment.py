@@ -1,6 +1,5 @@
 """One experiment is one YAML file: defaults < file < command line, checked before any work."""
 
-import re
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -26,9 +25,9 @@ from memdec.methods.config import (
 )
 from memdec.methods.registry import METHODS
 from memdec.models.config import ModelConfig
+from memdec.results.record import NAME, SCALES
 from memdec.training.config import MemoryDecoderConfig, TrainerConfig
 
-SCALES = ("smoke", "small", "paper")
 LOGGERS = ("csv", "wandb", "none")
 LARGEST_SEED = 2**32 - 1
 
@@ -68,7 +67,7 @@ class Experiment:
 
     def __post_init__(self) -> None:
         for key, value in {"name": self.name, "table": self.table or self.name}.items():
-            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value):
+            if not NAME.fullmatch(value):
                 raise ConfigError(
                     f"{key} is {value!r}; it names files: use letters, digits, dots, dashes, _."
                 )
@@ -154,8 +153,6 @@ def _parse_override(override: str) -> DictConfig:
         raise ConfigError(
             f"{override!r} is not of the form key=value, such as trainer.max_epochs=2."
         )
-    if "[" in key:
-        raise ConfigError(f"{override!r} sets part of a list; give all of it, as methods=[base].")
     if not value:  # an empty text, where YAML would read null
         update = OmegaConf.create({})
         OmegaConf.update(update, key, "")
@@ -176,6 +173,11 @@ def _merge(config: DictConfig, update: DictConfig, where: str) -> DictConfig:
             names = ", ".join(str(name) for name in update)
             raise ConfigError(f"{where}: {names} is a section; set its keys (knn.k=64).") from None
         raise ConfigError(f"{where}: {_key_and_reason(error)}.") from None
+    except TypeError:  # OmegaConf's own, for keys given where a list stands
+        names = ", ".join(str(name) for name in update)
+        raise ConfigError(
+            f"{where}: {names} has part of a list; give all of it, as methods=[base]."
+        ) from None
 
 
 def _unknown_key(key: str) -> str:

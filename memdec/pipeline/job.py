@@ -10,7 +10,7 @@ from typing import Any
 from memdec.artifacts.artifact import Artifact, ArtifactWriter
 from memdec.artifacts.files import expand_home
 from memdec.artifacts.fingerprint import FileHashes, fingerprint
-from memdec.artifacts.store import Made, Store
+from memdec.artifacts.store import Earlier, Made, Store
 from memdec.corpus.config import SPLITS
 from memdec.corpus.sources import describe_source
 from memdec.errors import DataError
@@ -129,12 +129,16 @@ class Job:
         if not missing:
             whole_parts = [made for made in found if made is not None]
             assert stage.merge is not None, f"{name} is not a stage with shards"
-            seconds = sum(made.manifest["provenance"]["seconds"] for made in whole_parts)
+            sources = [made.manifest["provenance"] for made in whole_parts]
+            earlier = Earlier(
+                sum(source["seconds"] for source in sources),
+                any(source["dirty"] for source in sources),
+            )
             self.store.make(
                 stage.kind,
                 whole,
                 lambda out: stage.merge(out, whole_parts),  # type: ignore[misc]
-                earlier=seconds,
+                earlier=earlier,
             )
         return missing
 

@@ -1,16 +1,15 @@
 """What a run will do before it does it: stages, what is complete, rows, bytes, FLOPs."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from memdec.artifacts.files import check_disk
-from memdec.errors import ConfigError
-from memdec.pipeline.builders import LM_TARGET_TOKENS, load_tokenizer_of
+from memdec.pipeline.builders import LM_TARGET_TOKENS
 from memdec.pipeline.job import Job
-from memdec.pipeline.model_facts import ModelFacts, read_model_facts
+from memdec.pipeline.model_facts import ModelFacts
 from memdec.pipeline.sizes import Sizes, read_sizes
 from memdec.pipeline.stages import STAGES
 
@@ -82,7 +81,12 @@ def _training(stage: str) -> Estimate:
     def estimate(s: Sizes) -> tuple[int, int, float]:
         model = s.memory if stage == "memory" else s.model
         size = model.parameters * (CHECKPOINT_BYTES * 2 + 8)  # last.ckpt old, new, best, export
-        epoch = 3 * s.scoring("train", model) + s.scoring("validation", model)
+        # forward, gradients of the inputs, and of what is trained: all, or LoRA's adapters
+        epoch = (2 if stage == "lora" else 3) * s.scoring("train", model)
+        if stage == "lora":
+            trained = s.experiment.lora.budget_parameters or s.memory.parameters
+            epoch += 6.0 * trained * s.inputs("train")
+        epoch += s.scoring("validation", model)
         return s.tokens["train"], size, s.epochs(stage) * epoch
 
     return estimate
@@ -124,8 +128,6 @@ def make_plan(
     """
     stages = job.required(method_stages)
     sizes = read_sizes(job, train_tokens, stages)
-    _check_positions(job, sizes, stages)
-    _check_prompt(job, sizes)
     if "neighbors" in stages:
         job.experiment.search.check(sizes.tokens["train"], sizes.keys.hidden_size)
     plans: list[StagePlan] = []
@@ -154,34 +156,6 @@ def make_plan(
 def stage_flops(name: str, sizes: Sizes) -> float:
     """Return what a stage takes at these sizes."""
     return _ESTIMATES[name](sizes)[2]
-
-
-def _check_positions(job: Job, sizes: Sizes, stages: Sequence[str]) -> None:
-    needed = job.experiment.corpus.block_size + (job.experiment.model.bos == "always")
-    readers = {"the model": sizes.model, "the model of the keys": sizes.keys}
-    readers["the memory"] = sizes.memory
-    if "mixture_scores" in stages:
-        readers |= {f"memory {path}": read_model_facts(path) for path in job.mixed_memories}
-    for name, facts in readers.items():
-        if 0 < facts.max_positions < needed:
-            raise ConfigError(
-                f"corpus.block_size asks for {needed:,} positions but {name} has "
-                f"{facts.max_positions:,}; lower it."
-            )
-
-
-def _check_prompt(job: Job, sizes: Sizes) -> None:
-    """Refuse now what the continuations at the end of the run would refuse after the training."""
-    config = job.experiment.evaluation
-    continued = {"memory_decoder", "dapt_memory"} & set(job.experiment.methods)
-    at_most = len(config.prompt.encode()) + 1 + config.new_tokens  # mostly a byte or more each
-    rooms = [facts.max_positions for facts in (sizes.model, sizes.memory) if facts.max_positions]
-    if not (config.prompt and continued and rooms and min(rooms) < at_most):
-        return
-    from memdec.models.generation import check_positions, encode_prompt
-
-    prompt = encode_prompt(*load_tokenizer_of(job), config.prompt)
-    check_positions(len(prompt), config.new_tokens, min(rooms))
 
 
 def measured_gflops() -> float:

@@ -8,6 +8,7 @@ from memdec.models.exports import read_memory_facts
 from memdec.pipeline.builders import load_tokenizer_of
 from memdec.pipeline.job import Job
 from memdec.pipeline.model_facts import read_model_facts
+from memdec.pipeline.sizes import Sizes, read_sizes
 from memdec.pipeline.stages import STAGES
 from memdec.pipeline.training_builders import DATASTORE
 
@@ -44,7 +45,7 @@ def check_devices(job: Job, stages: Sequence[str]) -> None:
 
 
 def check_models(job: Job, stages: Sequence[str]) -> None:
-    """Refuse a model of another tokenizer, and LoRA that cannot fit its base.
+    """Refuse models that cannot work together, that have too few positions, or too few for LoRA.
 
     Args:
         job: The run; its base is converted first where it has to be.
@@ -55,13 +56,51 @@ def check_models(job: Job, stages: Sequence[str]) -> None:
             than the base; or the model that the memory starts from has, and no transfer was asked
             for, or has not, and its rows were to be moved; or one of them has fewer tokens than
             the tokenizer; or fidelity is asked for to other targets than a plugged memory's; or
-            not even rank 1 of LoRA is within lora.budget_parameters.
+            not even rank 1 of LoRA is within lora.budget_parameters; or a window, or the prompt
+            and its continuation, has more positions than a model that reads it.
+        DataError: The model that the memory starts from cannot be loaded.
     """
+    sizes = read_sizes(job, None, stages)
+    _check_positions(job, sizes, stages)
+    _check_prompt(job, sizes)
     _check_tokenizers(job, stages)
+    if job.starts_a_memory([stage for stage in stages if not job.made(stage)]):
+        _check_start(job)
     if "fidelity" in stages and job.plugged_memory is not None:
         _check_fidelity(job, job.plugged_memory)
     if "lora" in stages and not job.made("lora"):
         _check_lora(job)
+
+
+def _check_positions(job: Job, sizes: Sizes, stages: Sequence[str]) -> None:
+    readers = {"the model": sizes.model, "the model of the keys": sizes.keys}
+    readers["the memory"] = sizes.memory
+    if "mixture_scores" in stages:
+        readers |= {f"memory {path}": read_model_facts(path) for path in job.mixed_memories}
+    block_size, bos = job.experiment.corpus.block_size, job.experiment.model.bos
+    needed = block_size + (bos == "always")
+    if bos == "auto" and any(facts.max_positions == block_size for facts in readers.values()):
+        needed += load_tokenizer_of(job)[1].bos_on_each_window
+    for name, facts in readers.items():
+        if 0 < facts.max_positions < needed:
+            raise ConfigError(
+                f"corpus.block_size asks for {needed:,} positions but {name} has "
+                f"{facts.max_positions:,}; lower it."
+            )
+
+
+def _check_prompt(job: Job, sizes: Sizes) -> None:
+    """Refuse now what the continuations at the end of the run would refuse after the training."""
+    config = job.experiment.evaluation
+    continued = {"memory_decoder", "dapt_memory"} & set(job.experiment.methods)
+    at_most = len(config.prompt.encode()) + 1 + config.new_tokens  # mostly a byte or more each
+    rooms = [facts.max_positions for facts in (sizes.model, sizes.memory) if facts.max_positions]
+    if not (config.prompt and continued and rooms and min(rooms) < at_most):
+        return
+    from memdec.models.generation import check_positions, encode_prompt
+
+    prompt = encode_prompt(*load_tokenizer_of(job), config.prompt)
+    check_positions(len(prompt), config.new_tokens, min(rooms))
 
 
 def _check_tokenizers(job: Job, stages: Sequence[str]) -> None:
@@ -118,6 +157,14 @@ def _check_fidelity(job: Job, memory: Path) -> None:
                 f"trained with {made_with.get(key)}: its targets were others; give "
                 "evaluation.fidelity=false."
             )
+
+
+def _check_start(job: Job) -> None:
+    """Refuse now a start that could not be loaded after the targets are made."""
+    if job.init_model is not None and job.init_model.path is not None:
+        from memdec.models.loading import load_skeleton
+
+        load_skeleton(job.init_model.path)
 
 
 def _check_lora(job: Job) -> None:

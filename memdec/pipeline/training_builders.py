@@ -71,8 +71,13 @@ def fine_tune(job: "Job", out: ArtifactWriter, stage: str) -> None:
     job.release_models()
     lm = initial_lm(job.model_path, from_scratch=False, seed=job.experiment.seed)
     # What it is as a memory that is plugged in: one trained without kNN targets.
-    as_memory = {"memory_decoder.beta": 0.0, "memory_decoder.init": job.experiment.model.source}
-    _fit(job, out, stage, MemoryDecoder(lm, None), trained_with=as_memory | job.reads(stage))
+    as_memory = {
+        "memory_decoder.beta": 0.0,
+        "memory_decoder.init": job.experiment.model.source,
+        "model.separator": job.experiment.model.separator,
+        **job.reads(stage),
+    }
+    _fit(job, out, stage, MemoryDecoder(lm, None), trained_with=as_memory)
 
 
 def lora(job: "Job", out: ArtifactWriter) -> None:

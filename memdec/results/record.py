@@ -12,7 +12,8 @@ from memdec.results.typed import from_plain
 
 SCHEMA = 1
 SCALES = ("paper", "small", "smoke")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+"""What experiments and tables are called: files carry these names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +169,7 @@ def _check(record: Record, where: str) -> None:
     if record.schema < 1:
         raise DataError(f"{where}: schema is {record.schema}; allowed: 1.")
     for key in ("id", "experiment", "table", "method"):
-        if not _NAME.fullmatch(getattr(record, key)):
+        if not NAME.fullmatch(getattr(record, key)):
             raise DataError(
                 f"{where}: {key} is {getattr(record, key)!r}; it names files: use letters, digits, "
                 "dot, dash and underscore."

@@ -8,7 +8,7 @@ from shutil import rmtree
 import numpy as np
 import pytest
 
-from memdec.artifacts.store import Store
+from memdec.artifacts.store import Earlier, Store
 from memdec.errors import ArtifactError
 
 NAME = "0123456789abcdef"
@@ -107,7 +107,27 @@ def test_an_attempt_that_is_thrown_away_does_not_count(tmp_path):
 
 
 def test_a_merge_takes_the_seconds_of_its_shards(tmp_path):
-    assert 100 <= Store(tmp_path).make("stage", NAME, writes(3), earlier=100.0).seconds < 101
+    assert (
+        100 <= Store(tmp_path).make("stage", NAME, writes(3), earlier=Earlier(100.0)).seconds < 101
+    )
+
+
+def test_edited_sources_in_any_part_of_the_work_stay_marked(tmp_path, monkeypatch):
+    store, edited = Store(tmp_path), [False]
+    monkeypatch.setattr("memdec.artifacts.store.provenance", lambda: {"dirty": edited[0]})
+
+    def is_dirty(stage, **options):
+        made = store.make(stage, NAME, writes(3), **options).artifact
+        return made.manifest["provenance"]["dirty"]
+
+    assert not is_dirty("plain")
+    assert is_dirty("merged", earlier=Earlier(1.0, dirty=True))
+    for resumable in (True, False):
+        stage, edited[0] = f"attempt{resumable}", True
+        with pytest.raises(RuntimeError):
+            store.make(stage, NAME, explode, resumable=resumable)
+        edited[0] = False
+        assert is_dirty(stage, resumable=resumable) == resumable  # else it started afresh
 
 
 def test_a_damaged_artifact_is_not_silently_rebuilt(tmp_path):

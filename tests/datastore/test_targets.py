@@ -133,9 +133,9 @@ def test_no_queries():
     assert (starts.tolist(), len(ids), len(probs)) == ([0], 0, 0)
 
 
-@pytest.mark.parametrize("temperature", [0, -1, float("nan")])
+@pytest.mark.parametrize("temperature", [0, -1, 1e-60, float("nan")])
 def test_a_temperature_must_be_above_zero(temperature):
-    with pytest.raises(ConfigError, match=r"knn\.temperature must be above 0"):
+    with pytest.raises(ConfigError, match=r"knn\.temperature must be at least 1e-06"):
         knn_distribution(np.zeros((1, 2), np.float32), np.zeros((1, 2), int), temperature)
 
 

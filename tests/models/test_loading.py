@@ -128,8 +128,9 @@ def test_a_head_that_does_more_than_a_product_is_refused(tmp_path):
 
 def test_devices():
     assert pick_device("cpu") == CPU
-    with pytest.raises(ConfigError, match="allowed: auto, cpu, cuda"):
-        pick_device("gpu0")
+    for name in ("gpu0", "cuda:01", "cuda:99999999999", "cuda:٣"):
+        with pytest.raises(ConfigError, match="allowed: auto, cpu, cuda"):
+            pick_device(name)
     if not torch.cuda.is_available():
         assert pick_device("auto") == CPU
         with pytest.raises(ConfigError, match="torch sees no GPU here; use cpu or auto"):

@@ -128,9 +128,21 @@ def test_output_ids_are_ascending_in_the_export(memory, tiny_model, tmp_path):
 
 def test_damaged_output_ids_are_refused(memory, tiny_model, tmp_path):
     memory.export(tmp_path, load_tokenizer(tiny_model("llama")), {"tokenizer_hash": "abc"})
-    (tmp_path / "output_ids.npy").write_bytes(b"torn")
-    with pytest.raises(DataError, match=r"output_ids\.npy is damaged"):
-        load_memory(tmp_path, "float32", torch.device("cpu"))
+    file = tmp_path / "output_ids.npy"
+    np.save(file, np.array([1.0, 2.0]))
+    for content in (b"torn", b"PK\x03\x04torn", file.read_bytes()):
+        file.write_bytes(content)
+        with pytest.raises(DataError, match=r"output_ids\.npy is damaged"):
+            load_memory(tmp_path, "float32", torch.device("cpu"))
+
+
+def test_a_start_of_an_unknown_build_is_refused_from_scratch_too(tiny_model, tmp_path):
+    folder = shutil.copytree(tiny_model("llama"), tmp_path / "unknown")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "gurgle"}))
+    for from_scratch in (False, True):
+        with pytest.raises(DataError, match="is not a loadable causal LM"):
+            initial_lm(folder, from_scratch, 0)
 
 
 def test_a_start_that_caps_its_logits_is_refused_from_scratch_too(tiny_model, tmp_path):

@@ -81,6 +81,7 @@ def test_fine_tuning_depends_on_the_settings_that_it_uses(section, experiment, t
         job = Job(load_experiment(experiment, list(overrides)), tmp_path / "artifacts")
         return job.fingerprint(section)
 
+    assert name("model.dtype=float16") == name()  # training is in trainer.precision
     own = (f"{section}.learning_rate=0.003", f"{section}.max_epochs=5")
     trainer = ("trainer.learning_rate=0.5", "trainer.max_epochs=9", "trainer.patience=7")
     assert name(*own) == name(*own, *trainer)

@@ -14,6 +14,7 @@ from memdec.pipeline.job import Job
 from memdec.pipeline.model_facts import read_model_facts
 from memdec.pipeline.model_source import ModelSource
 from memdec.pipeline.plan import make_plan
+from memdec.pipeline.preflight import check_models
 from memdec.pipeline.sizes import model_facts
 
 STAGES = ("base_scores", "datastore", "query_neighbors", "targets", "memory", "memory_scores")
@@ -22,6 +23,11 @@ STAGES = ("base_scores", "datastore", "query_neighbors", "targets", "memory", "m
 def plans(folder, *overrides, stages=STAGES):
     job = Job(load_experiment(folder / "tiny.yaml", list(overrides)), folder / "artifacts")
     return {plan.name: plan for plan in make_plan(job, stages)}
+
+
+def check(folder, *overrides, stages=STAGES):
+    job = Job(load_experiment(folder / "tiny.yaml", list(overrides)), folder / "artifacts")
+    check_models(job, job.required(stages))
 
 
 @pytest.fixture
@@ -242,7 +248,7 @@ def test_what_an_index_or_the_model_cannot_do_is_refused_before_any_work(
         ("memory_decoder.init={}", "the memory", ()),
         ("memory_decoder.trained={}", "the memory", ()),
         ("datastore.model={}", "the model of the keys", ()),
-        ("memory_mixture.memories=[{}]", "short", ("methods=[memory_mixture]",)),
+        ("memory_mixture.memories=[{}]", "memory {}", ("methods=[memory_mixture]",)),
     ],
 )
 def test_the_shortest_reader_says_how_long_a_window_may_be(
@@ -254,9 +260,49 @@ def test_the_shortest_reader_says_how_long_a_window_may_be(
     (short / "memory.json").write_text('{"tokenizer_hash": ""}')
     words = (setting.format(short), *more)
     stages = ("mixture_scores",) if more else STAGES
-    with pytest.raises(ConfigError, match=rf"asks for 32 positions but {who}|{short} has 30"):
-        plans(finished, *words, stages=stages)
-    assert plans(finished, *words, "corpus.block_size=30", "corpus.stride=24", stages=stages)
+    with pytest.raises(ConfigError, match=f"for 32 positions but {who.format(short)} has 30"):
+        check(finished, *words, stages=stages)
+    check(finished, *words, "corpus.block_size=30", "corpus.stride=24", stages=stages)
+
+
+def test_a_bos_that_the_tokenizer_adds_needs_a_position_too(finished, tiny_model):
+    words = (f"model.source={tiny_model('gemma3')}", "corpus.block_size=128")
+    with pytest.raises(ConfigError, match="asks for 129 positions but the model has 128"):
+        check(finished, *words)
+    check(finished, *words, "model.bos=never")
+
+
+def test_a_start_that_cannot_be_loaded_is_refused_before_any_work(finished, tiny_model, tmp_path):
+    folder = shutil.copytree(tiny_model("gemma3"), tmp_path / "capped")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"final_logit_softcapping": 30.0}))
+    words = (f"memory_decoder.init={folder}", "memory_decoder.transfer=scratch")
+    with pytest.raises(DataError, match="changes its logits after the output head"):
+        check(finished, *words)
+
+
+def test_a_plan_makes_no_model_to_check_a_prompt(finished, memdec, tiny_model, tmp_path):
+    short = shutil.copytree(tiny_model("llama"), tmp_path / "short")
+    config = json.loads((short / "config.json").read_text())
+    (short / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 40}))
+    shutil.copy(finished / "tiny.yaml", tmp_path)
+    words = ("model.source=smollm2-135m", f"memory_decoder.init={short}", "knn.k=8")
+    ended = memdec("plan", "tiny.yaml", *words, "evaluation.new_tokens=60", cwd=tmp_path)
+    assert ended.code == 0, ended.err
+    assert not list(tmp_path.glob("artifacts/*/[!.]*"))
+
+
+def test_lora_reads_frozen_weights_and_trains_adapters(finished):
+    settings = json.loads((finished / "tiny.yaml").read_text())
+    model = read_model_facts(Path(settings["model"]["source"]))
+    lora = plans(finished, "lora.budget_parameters=2000", stages=("lora",))["lora"]
+    (tokens,) = (finished / "artifacts/tokens").glob("[!.]*")
+    num = {s: len(np.load(tokens / f"{s}_tokens.npy")) for s in ("train", "validation")}
+    body, head = 2.0 * model.body_parameters, 2.0 * model.hidden_size * model.vocab_size
+    passes = 32 / 16  # windows overlap
+    epoch = num["train"] * (2 * (body * passes + head) + 6 * 2000 * passes)
+    epoch += num["validation"] * (body * 32 / 24 + head)
+    assert lora.flops == pytest.approx(settings["trainer"]["max_epochs"] * epoch)
 
 
 def test_a_prompt_is_checked_against_the_memory_too(finished, tiny_model, tmp_path):
@@ -265,7 +311,7 @@ def test_a_prompt_is_checked_against_the_memory_too(finished, tiny_model, tmp_pa
     (short / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 40}))
     words = (f"memory_decoder.init={short}", "evaluation.new_tokens=60")
     with pytest.raises(ConfigError, match="positions but the model has 40"):
-        plans(finished, *words)
+        check(finished, *words)
 
 
 def test_a_prompt_matters_where_it_is_continued_and_only_if_it_is_too_long(finished, memdec):

@@ -67,9 +67,12 @@ def test_the_records_have_the_fields_that_reports_read(finished):
         assert record["budget"]["parameters"] > 0
     trained = records(finished)["memory_decoder"]
     assert trained["budget"]["train_tokens"] == 2 * len(array(finished, "datastore", "values"))
-    assert trained["budget"]["flops"] > 0
     num, width = len(array(finished, "tokens", "train_tokens")), 24
     llama = read_model_facts(Path(trained["config"]["model"]["source"]))
+    outputs = len(array(finished, "memory", "export/output_ids"))
+    assert outputs < llama.vocab_size  # vocabulary=corpus: the other rows are not trained
+    a_token = 6 * (2 * llama.body_parameters + outputs * width)
+    assert trained["budget"]["flops"] == a_token * trained["budget"]["train_tokens"]
     encoded = 2 * 2 * llama.body_parameters * num  # windows overlap
     assert trained["budget"]["datastore_flops"] == encoded + num**2 * width
     assert len(trained["curves"]["validation"]["step"]) == 2
@@ -266,20 +269,26 @@ def test_mixed_precision_trains_and_clips(again, finished, memdec, method):
 
 
 def test_numbers_that_edited_sources_made_are_marked(again, memdec):
-    (manifest,) = again.glob("artifacts/memory/[!.]*/manifest.json")
-    for dirty in (False, True):
+    words = ("run", "tiny.yaml", "methods=[base,knn_lm,memory_decoder,dapt]")
+    assert memdec(*words, cwd=again).code == 0
+    of_all = {"base", "knn_lm", "memory_decoder", "dapt"}
+    for edited, marked in {
+        "": set(),
+        "memory": {"memory_decoder"},
+        "dapt": {"dapt"},
+        "base_scores": of_all,  # what each is compared with
+    }.items():
         for path in again.glob("artifacts/*/[!.]*/manifest.json"):
             made = json.loads(path.read_text())
-            made["provenance"]["dirty"] = dirty and path == manifest
+            made["provenance"]["dirty"] = path.parent.parent.name == edited
             path.write_text(json.dumps(made))
         shutil.rmtree(again / "artifacts" / "runs")
-        assert memdec("run", "tiny.yaml", cwd=again).code == 0
+        assert memdec(*words, cwd=again).code == 0
         found = records(again)
-        flagged = {s["name"] for s in found["memory_decoder"]["stages"] if s["dirty"]}
-        assert flagged == ({"memory"} if dirty else set())
-        here = source_state()[1]
-        assert found["memory_decoder"]["provenance"]["dirty"] == (dirty or here)
-        assert found["knn_lm"]["provenance"]["dirty"] == here
+        for record in found.values():
+            assert {s["name"] for s in record["stages"] if s["dirty"]} <= {edited}
+        dirty = {name for name, record in found.items() if record["provenance"]["dirty"]}
+        assert dirty == (of_all if source_state()[1] else marked)
 
 
 @pytest.mark.parametrize(

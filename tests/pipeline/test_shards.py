@@ -31,7 +31,12 @@ def test_three_shards_in_any_order_make_the_bytes_of_a_whole_run(
     memdec, finished, contents, tmp_path
 ):
     shutil.copytree(finished, tmp_path / "run", ignore=shutil.ignore_patterns("artifacts"))
-    for index in (3, 1, 2) * len(SHARDED):
+    for number, index in enumerate((3, 1, 2) * len(SHARDED)):
+        if number == 1:  # as if edited sources had made the first
+            (part,) = (tmp_path / "run").glob("artifacts/datastore-shards/[!.]*/manifest.json")
+            facts = json.loads(part.read_text())
+            facts["provenance"]["dirty"] = True
+            part.write_text(json.dumps(facts))
         ended = memdec("run", "tiny.yaml", "--shard", f"{index}/3", cwd=tmp_path / "run")
         assert ended.code == 0, ended.err
     assert ended.out.splitlines()[-1] == "targets: complete"
@@ -39,6 +44,8 @@ def test_three_shards_in_any_order_make_the_bytes_of_a_whole_run(
     of_stages = {name for name in whole if name.split("/")[0] in SHARDED}
     assert len(of_stages) == 3 + 2 + 3
     assert all(merged[name] == whole[name] for name in of_stages)
+    (merged_one,) = (tmp_path / "run").glob("artifacts/datastore/[!.]*/manifest.json")
+    assert json.loads(merged_one.read_text())["provenance"]["dirty"]
     assert memdec("run", "tiny.yaml", cwd=tmp_path / "run").code == 0
     records = (tmp_path / "run").glob("artifacts/runs/*/*/record.json")
     assert {json.loads(path.read_text())["status"] for path in records} == {"complete"}

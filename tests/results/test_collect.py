@@ -50,11 +50,15 @@ def test_collecting_twice_changes_nothing(run, collected, make_facts, tmp_path):
 def test_a_record_of_edited_sources_is_refused_unless_told(run, collected, make_facts, tmp_path):
     run(make_facts(provenance={"dirty": True}))
     run(make_facts(method="knn_lm"))
+    stages = [stage | {"dirty": True} for stage in make_facts()["stages"][:1]]
+    run(make_facts(method="dapt", provenance={"dirty": True}, stages=stages))
     result = collected()
     assert result.copied == ["toy-knn_lm-s0-01234567"]
-    assert "made from edited sources" in result.problems[0]
+    of_base, of_dapt = sorted(result.problems)
+    assert "made from edited sources (the run itself)" in of_base
+    assert f"made from edited sources ({stages[0]['name']}/" in of_dapt
     assert not (tmp_path / "records/toy-base-s0-01234567.json").exists()
-    assert collected(allow_dirty=True).copied == ["toy-base-s0-01234567"]
+    assert len(collected(allow_dirty=True).copied) == 2
 
 
 def test_a_different_result_of_the_same_id_is_not_overwritten(run, collected, make_facts, tmp_path):
