@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 from memdec.corpus.windows import make_windows
 from memdec.errors import ConfigError
 from memdec.methods.config import DaptConfig, LoraConfig
+from memdec.models.exports import read_memory_facts
 from memdec.pipeline.job import Job
 from memdec.training.config import MemoryDecoderConfig, TrainerConfig
 from memdec.training.memory_module import MemoryModule
@@ -79,6 +80,9 @@ def test_dapt_is_a_plain_loop(job, tiny_model, kind):
         torch.testing.assert_close(trained[name], weight, rtol=1e-2, atol=2e-3, msg=name)
     moved = max(float((weight - before[name]).abs().max()) for name, weight in trained.items())
     assert moved > 0.02
+    # how it reads a text, for `memdec generate`
+    trained_with = read_memory_facts(export)["trained_with"]
+    assert (trained_with["model.bos"], trained_with["model.separator"]) == ("auto", "auto")
 
 
 @pytest.mark.parametrize("stage", ["dapt", "lora"])
