@@ -19,6 +19,7 @@ GIVEN = r"([\d.]+)(?: (?:to|and) ([\d.]+))?%"
 CE = "cross-entropy alone (beta 0)"
 ALL, LATEST, OLDEST = ("Bio", "Fin", "Law"), ("Minutes of 2017",), ("Minutes of 1996",)
 SMOLLM = ("SmolLM2",)
+MIXED = "SmolLM2-135M-Instruct with three memories on"
 WHOLE = "Targets of the whole kNN-LM, from"
 
 # A phrase, its table, two rows ("group | row" where rows stand in groups; the start of a name will
@@ -129,6 +130,21 @@ CLAIMS = [
         2,
     ),
     ("is still 1% behind", "ablation-target-source", f"{WHOLE}: dapt", CE, SMOLLM, -1, -1),
+    *(
+        (
+            text,
+            "memory-mixture",
+            f"{MIXED} {name} | + three memories",
+            f"{MIXED} {name} | + its own memory",
+            ("Test",),
+        )
+        + bounds
+        for text, name, bounds in (
+            ("by 2.8 to 3.1% in finance", "fomc", (2.8, 3.1)),
+            ("0.7 to 0.8% on law", "cuad", (0.7, 0.8)),
+            ("0.3 to 0.4% on biomedical text", "pubmed", (0.3, 0.4)),
+        )
+    ),
     (
         "0.4 to 1.2% behind them",
         "wikitext103",
