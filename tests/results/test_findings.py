@@ -137,8 +137,8 @@ CLAIMS = [
             f"{MIXED} {name} | + three memories",
             f"{MIXED} {name} | + its own memory",
             ("Test",),
+            *bounds,
         )
-        + bounds
         for text, name, bounds in (
             ("by 2.8 to 3.1% in finance", "fomc", (2.8, 3.1)),
             ("0.7 to 0.8% on law", "cuad", (0.7, 0.8)),
