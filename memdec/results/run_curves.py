@@ -1,11 +1,15 @@
 """The curves of single runs: perplexity over alpha, losses and validation while training."""
 
+from dataclasses import replace
+
 from memdec.results.drawn import Figure, Run, figure_of
 from memdec.results.printed import Table
 from memdec.results.record import Record
 from memdec.results.specs import PERPLEXITY
 from memdec.results.svg import NUM_STYLES, Axis, Chart, Point
 
+LEAST_ALPHA = 0.01
+"""A row that mixes less is left out where there are too many to draw."""
 _SPLITS = (("line", "test"), ("dash", "validation"))
 
 
@@ -16,6 +20,13 @@ def alpha_curve(table: Table, runs: list[Run]) -> Figure | None:
         for run in runs
         if (line := _curve(run.record, "alpha", "alpha", PERPLEXITY))
     ]
+    crowded = len(mixing) > NUM_STYLES
+    if crowded:  # two would look the same
+        useful = [entry for entry in mixing if (entry[0].record.alpha or 0) >= LEAST_ALPHA]
+        mixing = [
+            (replace(run, style=f"s{1 + place % NUM_STYLES}"), test, validation)
+            for place, (run, test, validation) in enumerate(useful)
+        ]
     if not mixing:
         return None
     bases = {
@@ -49,6 +60,8 @@ def alpha_curve(table: Table, runs: list[Run]) -> Figure | None:
         chart.legend.append((run.style, "dot", words))
     chart.legend += [("s0", kind, words) for kind, words in _SPLITS]
     caption = "Each mark is the alpha chosen on validation text; the base alone is alpha 0."
+    if crowded:
+        caption += f" What has an alpha below {LEAST_ALPHA} is left out."
     caption += _seed_words(table, runs)
     return figure_of(table, "alpha", runs[0].record.experiment, chart, caption)
 

@@ -121,6 +121,32 @@ def test_a_curve_over_alpha_shows_one_seed_that_most_rows_have(make_record):
     assert "15.00" not in figure.svg
 
 
+def test_of_many_curves_over_alpha_those_that_hardly_mix_are_left_out(make_record):
+    alphas = [0.5] * 6 + [0.001] * 6
+    runs = [
+        make_record(
+            10.0 + place,
+            method="memory_decoder",
+            alpha=alpha,
+            fingerprint=f"{place:08d}",
+            config={"memory_decoder": {"beta": place}},
+            curves={"alpha": ALPHA},
+        )
+        for place, alpha in enumerate(alphas)
+    ]
+    field = "config.memory_decoder.beta"
+    rows = [Selector(label=f"row {place}", where={field: place}) for place in range(len(alphas))]
+
+    def drawn(count):
+        figure = figures(plain(rows=rows), runs[:count])["toy-small-alpha-toy"]
+        marks = re.findall(r'class="(s\d+) dot"[^>]*><title>(row \d+):', figure.svg)
+        assert len({style for style, _ in marks}) == len(marks)
+        return [name for _, name in marks], "below 0.01 is left out" in figure.caption
+
+    assert drawn(9) == ([f"row {place}" for place in range(9)], False)
+    assert drawn(12) == ([f"row {place}" for place in range(6)], True)
+
+
 def test_a_row_has_one_style_in_every_figure(records, make_record):
     variants = [
         make_record(
