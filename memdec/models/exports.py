@@ -24,7 +24,11 @@ def read_memory_facts(path: Path) -> dict[str, Any]:
     try:
         facts: dict[str, Any] = json.loads((path / MEMORY_FILE).read_text(encoding="utf-8"))
         facts["tokenizer_hash"]
-        vocabulary = facts.get("trained_with", {}).get("memory_decoder.vocabulary")
+        trained_with = facts.get("trained_with", {})
+        vocabulary = trained_with.get("memory_decoder.vocabulary")
+        for key in ("model.bos", "model.separator"):
+            if not isinstance(trained_with.get(key, ""), str):
+                raise TypeError(key)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise DataError(
             f"{path} is not an exported memory (no readable {MEMORY_FILE}); {_DO}"

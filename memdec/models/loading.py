@@ -26,10 +26,14 @@ def pick_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if not re.fullmatch(r"cpu|cuda(:(0|[1-9][0-9]{0,2}))?", name):
         raise ConfigError(f"model.device is {name!r}; allowed: auto, cpu, cuda, cuda:N.")
-    device = torch.device(name)
-    if device.type == "cuda" and not torch.cuda.is_available():
+    if name == "cpu":
+        return torch.device(name)
+    if not torch.cuda.is_available():
         raise ConfigError(f"model.device is {name!r} but torch sees no GPU here; use cpu or auto.")
-    return device
+    count = torch.cuda.device_count()
+    if int(name.partition(":")[2] or 0) >= count:  # torch wraps large numbers around
+        raise ConfigError(f"model.device is {name!r} but torch sees {count}, counted from 0.")
+    return torch.device(name)
 
 
 def load_causal_lm(path: Path, dtype: str, device: torch.device) -> "PreTrainedModel":
@@ -38,7 +42,6 @@ def load_causal_lm(path: Path, dtype: str, device: torch.device) -> "PreTrainedM
     Raises:
         DataError: The directory is missing or is no causal language model.
     """
-    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
@@ -52,7 +55,7 @@ def load_causal_lm(path: Path, dtype: str, device: torch.device) -> "PreTrainedM
             attn_implementation="sdpa",
             output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # transformers raises what its parts do
         raise DataError(f"{path} is not a loadable causal LM: {_first_line(error)}") from None
     lm, report = read
     if report["missing_keys"]:  # transformers would fill them with random numbers
@@ -86,7 +89,7 @@ def new_causal_lm(path: Path) -> "PreTrainedModel":
         lm: PreTrainedModel = AutoModelForCausalLM.from_config(
             config, dtype=torch.float32, attn_implementation="sdpa"
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # transformers raises what its parts do
         raise DataError(f"{path} is not a loadable causal LM: {_first_line(error)}") from None
     check_plain_head(lm, path)
     return lm
@@ -106,7 +109,7 @@ def load_tokenizer(path: Path) -> Any:
         raise DataError(f"{path} holds no tokenizer (no tokenizer.json); add the model's own.")
     try:
         return AutoTokenizer.from_pretrained(path, local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # transformers raises what its parts do
         raise DataError(f"{path} holds no loadable tokenizer: {_first_line(error)}") from None
 
 

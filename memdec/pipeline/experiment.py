@@ -5,7 +5,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
@@ -153,13 +153,13 @@ def _parse_override(override: str) -> DictConfig:
         raise ConfigError(
             f"{override!r} is not of the form key=value, such as trainer.max_epochs=2."
         )
-    if not value:  # an empty text, where YAML would read null
-        update = OmegaConf.create({})
-        OmegaConf.update(update, key, "")
-        return update
     try:
-        return OmegaConf.from_dotlist([override.removeprefix("--")])
-    except (YAMLError, OmegaConfBaseException) as error:
+        if value:
+            return OmegaConf.from_dotlist([override.removeprefix("--")])
+        update = OmegaConf.create({})
+        OmegaConf.update(update, key, "")  # an empty text, where YAML would read null
+        return update
+    except (YAMLError, OmegaConfBaseException, IndexError) as error:
         raise ConfigError(f"{override!r} cannot be read: {_first_line(error)}") from None
 
 
@@ -174,10 +174,21 @@ def _merge(config: DictConfig, update: DictConfig, where: str) -> DictConfig:
             raise ConfigError(f"{where}: {names} is a section; set its keys (knn.k=64).") from None
         raise ConfigError(f"{where}: {_key_and_reason(error)}.") from None
     except TypeError:  # OmegaConf's own, for keys given where a list stands
-        names = ", ".join(str(name) for name in update)
-        raise ConfigError(
-            f"{where}: {names} has part of a list; give all of it, as methods=[base]."
-        ) from None
+        key = _given_in_part(config, update)
+        raise ConfigError(f"{where}: {key} is a list; give all of it, {key}=[A,B].") from None
+
+
+def _given_in_part(config: DictConfig, update: DictConfig) -> str:
+    """Return the dotted key of the list of which `update` gives items by number."""
+    for key in map(str, update):
+        own, new = config._get_node(key), update._get_node(key)
+        if isinstance(new, DictConfig) and isinstance(own, ListConfig):
+            return key
+        if isinstance(new, DictConfig) and isinstance(own, DictConfig):
+            rest = _given_in_part(own, new)
+            if rest:
+                return f"{key}.{rest}"
+    return ""
 
 
 def _unknown_key(key: str) -> str:

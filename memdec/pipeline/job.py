@@ -186,7 +186,7 @@ class Job:
         if name in ("datastore", "train_scores"):
             own = self.experiment.datastore.model
             facts["identity"] = own if own in ("base", "dapt") else self.key_model.identity
-        plugged = name in ("memory_scores", "fidelity") or self._sizes_lora([name])
+        plugged = name in ("memory_scores", "fidelity") or self.sizes_lora([name])
         if plugged and self.plugged_memory is not None:
             facts["identity"] = self.hash_of_memory(self.plugged_memory)
         if name == "mixture_scores":
@@ -200,9 +200,9 @@ class Job:
     def starts_a_memory(self, stages: Sequence[str]) -> bool:
         """Tell whether a stage takes the start of the memory: to train it, or LoRA for its size."""
         trains_one = not self.experiment.memory_decoder.trained
-        return trains_one and ("memory" in stages or self._sizes_lora(stages))
+        return trains_one and ("memory" in stages or self.sizes_lora(stages))
 
-    def _sizes_lora(self, stages: Sequence[str]) -> bool:
+    def sizes_lora(self, stages: Sequence[str]) -> bool:
         """Tell whether LoRA is to get as many parameters as the memory."""
         return "lora" in stages and not self.experiment.lora.budget_parameters
 

@@ -1,15 +1,16 @@
 """What a run will do before it does it: stages, what is complete, rows, bytes, FLOPs."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from memdec.artifacts.files import check_disk
+from memdec.errors import ConfigError
 from memdec.pipeline.builders import LM_TARGET_TOKENS
 from memdec.pipeline.job import Job
-from memdec.pipeline.model_facts import ModelFacts
+from memdec.pipeline.model_facts import ModelFacts, read_model_facts
 from memdec.pipeline.sizes import Sizes, read_sizes
 from memdec.pipeline.stages import STAGES
 
@@ -128,6 +129,7 @@ def make_plan(
     """
     stages = job.required(method_stages)
     sizes = read_sizes(job, train_tokens, stages)
+    check_window(job, sizes, stages, job.experiment.model.bos == "always")
     if "neighbors" in stages:
         job.experiment.search.check(sizes.tokens["train"], sizes.keys.hidden_size)
     plans: list[StagePlan] = []
@@ -156,6 +158,22 @@ def make_plan(
 def stage_flops(name: str, sizes: Sizes) -> float:
     """Return what a stage takes at these sizes."""
     return _ESTIMATES[name](sizes)[2]
+
+
+def check_window(job: Job, sizes: Sizes, stages: Sequence[str], has_bos: bool) -> None:
+    """Raise ConfigError where a window, and its BOS, are too long for one of its readers."""
+    needed = job.experiment.corpus.block_size + has_bos
+    readers = {"the model": sizes.model, "the model of the keys": sizes.keys}
+    if {"memory", "memory_scores"} & set(stages):
+        readers["the memory"] = sizes.memory
+    if "mixture_scores" in stages:
+        readers |= {f"memory {path}": read_model_facts(path) for path in job.mixed_memories}
+    for name, facts in readers.items():
+        if 0 < facts.max_positions < needed:
+            raise ConfigError(
+                f"corpus.block_size asks for {needed:,} positions but {name} has "
+                f"{facts.max_positions:,}; lower it."
+            )
 
 
 def measured_gflops() -> float:

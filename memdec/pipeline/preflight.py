@@ -8,6 +8,7 @@ from memdec.models.exports import read_memory_facts
 from memdec.pipeline.builders import load_tokenizer_of
 from memdec.pipeline.job import Job
 from memdec.pipeline.model_facts import read_model_facts
+from memdec.pipeline.plan import check_window
 from memdec.pipeline.sizes import Sizes, read_sizes
 from memdec.pipeline.stages import STAGES
 from memdec.pipeline.training_builders import DATASTORE
@@ -45,7 +46,7 @@ def check_devices(job: Job, stages: Sequence[str]) -> None:
 
 
 def check_models(job: Job, stages: Sequence[str]) -> None:
-    """Refuse models that cannot work together, that have too few positions, or too few for LoRA.
+    """Refuse models that cannot work together or lack positions, and LoRA below rank 1.
 
     Args:
         job: The run; its base is converted first where it has to be.
@@ -61,7 +62,8 @@ def check_models(job: Job, stages: Sequence[str]) -> None:
         DataError: The model that the memory starts from cannot be loaded.
     """
     sizes = read_sizes(job, None, stages)
-    _check_positions(job, sizes, stages)
+    if job.experiment.model.bos == "auto":
+        _check_window(job, sizes, stages)
     _check_prompt(job, sizes)
     _check_tokenizers(job, stages)
     if job.starts_a_memory([stage for stage in stages if not job.made(stage)]):
@@ -72,21 +74,13 @@ def check_models(job: Job, stages: Sequence[str]) -> None:
         _check_lora(job)
 
 
-def _check_positions(job: Job, sizes: Sizes, stages: Sequence[str]) -> None:
-    readers = {"the model": sizes.model, "the model of the keys": sizes.keys}
-    readers["the memory"] = sizes.memory
-    if "mixture_scores" in stages:
-        readers |= {f"memory {path}": read_model_facts(path) for path in job.mixed_memories}
-    block_size, bos = job.experiment.corpus.block_size, job.experiment.model.bos
-    needed = block_size + (bos == "always")
-    if bos == "auto" and any(facts.max_positions == block_size for facts in readers.values()):
-        needed += load_tokenizer_of(job)[1].bos_on_each_window
-    for name, facts in readers.items():
-        if 0 < facts.max_positions < needed:
-            raise ConfigError(
-                f"corpus.block_size asks for {needed:,} positions but {name} has "
-                f"{facts.max_positions:,}; lower it."
-            )
+def _check_window(job: Job, sizes: Sizes, stages: Sequence[str]) -> None:
+    """Refuse a window that leaves no room for the BOS which the tokenizer adds itself."""
+    try:
+        check_window(job, sizes, stages, has_bos=True)
+    except ConfigError:
+        if load_tokenizer_of(job)[1].bos_on_each_window:
+            raise
 
 
 def _check_prompt(job: Job, sizes: Sizes) -> None:

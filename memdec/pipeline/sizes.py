@@ -82,12 +82,13 @@ def read_sizes(job: Job, train_tokens: int | None, stages: Sequence[str]) -> Siz
     if train_tokens is not None:
         tokens["train"] = train_tokens
     facts = model_facts(job)
+    has_memory = bool({"memory", "memory_scores"} & set(stages)) or job.sizes_lora(stages)
     return Sizes(
         experiment=job.experiment,
         tokens=tokens,
         model=facts,
         keys=_key_facts(job, facts) if "datastore" in stages else facts,
-        memory=_memory_facts(job, facts) if {"memory", "memory_scores"} & set(stages) else facts,
+        memory=_memory_facts(job, facts) if has_memory else facts,
     )
 
 

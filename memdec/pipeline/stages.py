@@ -264,8 +264,8 @@ STAGES: dict[str, Stage] = {
 
 def stages_of(experiment: Experiment, methods: Sequence[Method]) -> tuple[str, ...]:
     """Return the stages that the methods read, and what the evaluation adds to them."""
-    names = [name for method in methods for name in method.stages]
-    names.append("base_scores")  # each record compares with them
+    names = ["base_scores"]  # each record compares with them
+    names += [name for method in methods for name in method.stages]
     if experiment.evaluation.fidelity and any(m.name == "memory_decoder" for m in methods):
         names.append("fidelity")
     return tuple(names)

@@ -24,10 +24,10 @@ def alpha_curve(table: Table, runs: list[Run]) -> Figure | None:
     if crowded:  # two would look the same
         useful = [entry for entry in mixing if (entry[0].record.alpha or 0) >= LEAST_ALPHA]
         mixing = [
-            (replace(run, style=f"s{1 + place % NUM_STYLES}"), test, validation)
-            for place, (run, test, validation) in enumerate(useful)
+            (replace(run, style=f"s{place}"), test, validation)
+            for place, (run, test, validation) in enumerate(useful, start=1)
         ]
-    if not mixing:
+    if not 0 < len(mixing) <= NUM_STYLES:
         return None
     bases = {
         run.record.metrics[PERPLEXITY]

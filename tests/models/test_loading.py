@@ -11,6 +11,7 @@ from memdec.models.loading import (
     body_output,
     head_weight,
     load_causal_lm,
+    load_skeleton,
     load_tokenizer,
     pick_device,
 )
@@ -124,6 +125,28 @@ def test_a_head_that_does_more_than_a_product_is_refused(tmp_path):
     transformers.Gemma3ForCausalLM(config).save_pretrained(tmp_path)
     with pytest.raises(DataError, match="changes its logits after the output head"):
         load_causal_lm(tmp_path, "float32", CPU)
+
+
+@pytest.mark.parametrize(
+    "change", [{"layer_types": ["x"]}, {"hidden_size": -24}, {"model_type": "?"}]
+)
+def test_a_config_that_transformers_refuses_is_refused_in_one_line(tiny_model, tmp_path, change):
+    folder = shutil.copytree(tiny_model("llama"), tmp_path / "odd")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | change))
+    for load in (load_skeleton, lambda path: load_causal_lm(path, "float32", CPU)):
+        with pytest.raises(DataError, match="is not a loadable causal LM"):
+            load(folder)
+
+
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert pick_device("cuda:1") == torch.device("cuda", 1)
+    assert pick_device("auto") == pick_device("cuda") == torch.device("cuda")
+    for name in ("cuda:2", "cuda:256"):
+        with pytest.raises(ConfigError, match=f"model.device is '{name}' but torch sees 2"):
+            pick_device(name)
 
 
 def test_devices():

@@ -95,6 +95,10 @@ def test_a_folder_that_is_no_memory_is_refused(tiny_model, tmp_path):
     (folder / "memory.json").write_text("[1]")
     with pytest.raises(DataError, match=r"no readable memory\.json"):
         read_memory_facts(folder)
+    facts = {"tokenizer_hash": "", "trained_with": {"model.separator": None}}
+    (folder / "memory.json").write_text(json.dumps(facts))
+    with pytest.raises(DataError, match=r"no readable memory\.json"):
+        read_memory_facts(folder)
     (folder / "adapter_config.json").write_text("{}")
     with pytest.raises(DataError, match="is a LoRA adapter, which is no memory"):
         read_memory_facts(folder)

@@ -27,6 +27,7 @@ def plans(folder, *overrides, stages=STAGES):
 
 def check(folder, *overrides, stages=STAGES):
     job = Job(load_experiment(folder / "tiny.yaml", list(overrides)), folder / "artifacts")
+    make_plan(job, stages)
     check_models(job, job.required(stages))
 
 
@@ -290,6 +291,23 @@ def test_a_plan_makes_no_model_to_check_a_prompt(finished, memdec, tiny_model, t
     ended = memdec("plan", "tiny.yaml", *words, "evaluation.new_tokens=60", cwd=tmp_path)
     assert ended.code == 0, ended.err
     assert not list(tmp_path.glob("artifacts/*/[!.]*"))
+
+
+def test_a_plan_knows_the_longest_window_of_a_model_that_is_not_there_yet(
+    finished, memdec, tmp_path
+):
+    shutil.copy(finished / "tiny.yaml", tmp_path)
+    sizes = [f"corpus.{key}=9000" for key in ("block_size", "stride", "train_stride")]
+    ended = memdec("plan", "tiny.yaml", "model.source=smollm2-135m", *sizes, cwd=tmp_path)
+    assert (ended.code, ended.err.count("\n")) == (2, 1)
+    assert "9,000 positions but the model has 8,192" in ended.err
+
+
+def test_loras_plan_does_not_depend_on_the_other_methods(finished):
+    words = ("memory_decoder.blocks=1",)
+    alone = plans(finished, *words, stages=("lora",))["lora"]
+    assert alone == plans(finished, *words, stages=("lora", "memory"))["lora"]
+    assert alone.flops < plans(finished, stages=("lora",))["lora"].flops  # it has the memory's size
 
 
 def test_lora_reads_frozen_weights_and_trains_adapters(finished):

@@ -213,13 +213,29 @@ def test_every_percentage_is_held_against_the_records():
     assert "%" not in rest, re.findall(r".{0,60}%", rest)
 
 
-def test_the_readme_gives_no_other_percentages():
+README = {
+    "20 to 26% below the base": "is 20 to 26% below the base",
+    "loss 14% below the base on biomedical text": "is 14% below the base on biomedical text",
+    "on biomedical text LoRA is 0.5% ahead": "on biomedical text LoRA is 0.5% ahead",
+    "within 0.7% of it": "0.3 to 0.7% ahead of it",
+    "0.1 to 0.5% here": "the lead is 0.1 to 0.5%",
+    "1.3 to 1.5% on its latest minutes": "1.3 to 1.5% ahead",
+    "1 to 2% better with the paper's loss": "gain 1 to 2%",
+}
+"""What README.md says of percentages, and the claim that holds it."""
+
+
+def test_a_percentage_in_the_readme_is_one_of_the_findings():
     readme = (REPORTS.parent / "README.md").read_text(encoding="utf-8")
-    written = " ".join(line for line in readme.split("\n") if not line.startswith(("    ", "|")))
-    given = [found[0] for found in re.finditer(GIVEN, written)]
-    assert len(given) > 3
-    missing = [each for each in given if not re.search(rf"(?<![\d.]){re.escape(each)}", PROSE)]
-    assert missing == []
+    text = " ".join(line for line in readme.split("\n") if not line.startswith(("    ", "|")))
+    text = re.sub(r"\[(.*?)\]\(.*?\)", r"\1", " ".join(text.split()))
+    claims = {claim for claim, *_ in CLAIMS}
+    for phrase, claim in README.items():
+        assert phrase in text
+        assert claim in claims
+        assert set(re.findall(r"[\d.]+", phrase)) <= set(re.findall(r"[\d.]+", claim))
+        text = text.replace(phrase, "")
+    assert re.findall(r".{0,60}\d%", text) == []
 
 
 @pytest.mark.parametrize(
