@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -68,6 +69,19 @@ def tiny_model(tmp_path_factory, sentences) -> Callable[[str], Path]:
         return made[kind]
 
     return build
+
+
+@pytest.fixture
+def altered_model(tiny_model, tmp_path) -> Callable[..., Path]:
+    """(architecture, settings of config.json) -> a copy of the tiny model that has them."""
+
+    def alter(kind: str, **settings: Any) -> Path:
+        folder = shutil.copytree(tiny_model(kind), tmp_path / "altered")
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | settings))
+        return folder
+
+    return alter
 
 
 def _save_tiny(kind: str, folder: Path, text: str) -> None:

@@ -83,10 +83,10 @@ def _training(stage: str) -> Estimate:
         model = s.memory if stage == "memory" else s.model
         size = model.parameters * (CHECKPOINT_BYTES * 2 + 8)  # last.ckpt old, new, best, export
         # forward, gradients of the inputs, and of what is trained: all, or LoRA's adapters
-        epoch = (2 if stage == "lora" else 3) * s.scoring("train", model)
+        epoch = 3 * s.scoring("train", model)
         if stage == "lora":
             trained = s.experiment.lora.budget_parameters or s.memory.parameters
-            epoch += 6.0 * trained * s.inputs("train")
+            epoch = 2 * s.scoring("train", model) + 6.0 * trained * s.inputs("train")
         epoch += s.scoring("validation", model)
         return s.tokens["train"], size, s.epochs(stage) * epoch
 

@@ -63,7 +63,7 @@ def check_models(job: Job, stages: Sequence[str]) -> None:
     """
     sizes = read_sizes(job, None, stages)
     if job.experiment.model.bos == "auto":
-        _check_window(job, sizes, stages)
+        _check_own_bos(job, sizes, stages)
     _check_prompt(job, sizes)
     _check_tokenizers(job, stages)
     if job.starts_a_memory([stage for stage in stages if not job.made(stage)]):
@@ -74,7 +74,7 @@ def check_models(job: Job, stages: Sequence[str]) -> None:
         _check_lora(job)
 
 
-def _check_window(job: Job, sizes: Sizes, stages: Sequence[str]) -> None:
+def _check_own_bos(job: Job, sizes: Sizes, stages: Sequence[str]) -> None:
     """Refuse a window that leaves no room for the BOS which the tokenizer adds itself."""
     try:
         check_window(job, sizes, stages, has_bos=True)

@@ -1,4 +1,3 @@
-import json
 import shutil
 
 import pytest
@@ -100,11 +99,8 @@ def test_a_damaged_tokenizer_is_refused_in_one_line(tiny_model, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_weights_that_are_missing_are_refused(tiny_model, tmp_path):
-    folder = tmp_path / "model"
-    shutil.copytree(tiny_model("llama"), folder)
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 4}))
+def test_weights_that_are_missing_are_refused(altered_model):
+    folder = altered_model("llama", num_hidden_layers=4)
     with pytest.raises(
         DataError, match=r"lacks weights: model.layers.3"
     ):  # else they would be random numbers
@@ -130,10 +126,8 @@ def test_a_head_that_does_more_than_a_product_is_refused(tmp_path):
 @pytest.mark.parametrize(
     "change", [{"layer_types": ["x"]}, {"hidden_size": -24}, {"model_type": "?"}]
 )
-def test_a_config_that_transformers_refuses_is_refused_in_one_line(tiny_model, tmp_path, change):
-    folder = shutil.copytree(tiny_model("llama"), tmp_path / "odd")
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | change))
+def test_a_config_that_transformers_refuses_is_refused_in_one_line(altered_model, change):
+    folder = altered_model("llama", **change)
     for load in (load_skeleton, lambda path: load_causal_lm(path, "float32", CPU)):
         with pytest.raises(DataError, match="is not a loadable causal LM"):
             load(folder)

@@ -140,19 +140,15 @@ def test_damaged_output_ids_are_refused(memory, tiny_model, tmp_path):
             load_memory(tmp_path, "float32", torch.device("cpu"))
 
 
-def test_a_start_of_an_unknown_build_is_refused_from_scratch_too(tiny_model, tmp_path):
-    folder = shutil.copytree(tiny_model("llama"), tmp_path / "unknown")
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"model_type": "gurgle"}))
+def test_a_start_of_an_unknown_build_is_refused_from_scratch_too(altered_model):
+    folder = altered_model("llama", model_type="gurgle")
     for from_scratch in (False, True):
         with pytest.raises(DataError, match="is not a loadable causal LM"):
             initial_lm(folder, from_scratch, 0)
 
 
-def test_a_start_that_caps_its_logits_is_refused_from_scratch_too(tiny_model, tmp_path):
-    folder = shutil.copytree(tiny_model("gemma3"), tmp_path / "capped")
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"final_logit_softcapping": 30.0}))
+def test_a_start_that_caps_its_logits_is_refused_from_scratch_too(altered_model):
+    folder = altered_model("gemma3", final_logit_softcapping=30.0)
     for from_scratch in (False, True):
         with pytest.raises(DataError, match="changes its logits after the output head"):
             initial_lm(folder, from_scratch, 0)

@@ -253,11 +253,9 @@ def test_what_an_index_or_the_model_cannot_do_is_refused_before_any_work(
     ],
 )
 def test_the_shortest_reader_says_how_long_a_window_may_be(
-    finished, tiny_model, tmp_path, setting, who, more
+    finished, altered_model, setting, who, more
 ):
-    short = shutil.copytree(tiny_model("llama"), tmp_path / "short")
-    config = json.loads((short / "config.json").read_text())
-    (short / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 30}))
+    short = altered_model("llama", max_position_embeddings=30)
     (short / "memory.json").write_text('{"tokenizer_hash": ""}')
     words = (setting.format(short), *more)
     stages = ("mixture_scores",) if more else STAGES
@@ -273,19 +271,15 @@ def test_a_bos_that_the_tokenizer_adds_needs_a_position_too(finished, tiny_model
     check(finished, *words, "model.bos=never")
 
 
-def test_a_start_that_cannot_be_loaded_is_refused_before_any_work(finished, tiny_model, tmp_path):
-    folder = shutil.copytree(tiny_model("gemma3"), tmp_path / "capped")
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"final_logit_softcapping": 30.0}))
+def test_a_start_that_cannot_be_loaded_is_refused_before_any_work(finished, altered_model):
+    folder = altered_model("gemma3", final_logit_softcapping=30.0)
     words = (f"memory_decoder.init={folder}", "memory_decoder.transfer=scratch")
     with pytest.raises(DataError, match="changes its logits after the output head"):
         check(finished, *words)
 
 
-def test_a_plan_makes_no_model_to_check_a_prompt(finished, memdec, tiny_model, tmp_path):
-    short = shutil.copytree(tiny_model("llama"), tmp_path / "short")
-    config = json.loads((short / "config.json").read_text())
-    (short / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 40}))
+def test_a_plan_makes_no_model_to_check_a_prompt(finished, memdec, altered_model, tmp_path):
+    short = altered_model("llama", max_position_embeddings=40)
     shutil.copy(finished / "tiny.yaml", tmp_path)
     words = ("model.source=smollm2-135m", f"memory_decoder.init={short}", "knn.k=8")
     ended = memdec("plan", "tiny.yaml", *words, "evaluation.new_tokens=60", cwd=tmp_path)
@@ -323,10 +317,8 @@ def test_lora_reads_frozen_weights_and_trains_adapters(finished):
     assert lora.flops == pytest.approx(settings["trainer"]["max_epochs"] * epoch)
 
 
-def test_a_prompt_is_checked_against_the_memory_too(finished, tiny_model, tmp_path):
-    short = shutil.copytree(tiny_model("llama"), tmp_path / "short")
-    config = json.loads((short / "config.json").read_text())
-    (short / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 40}))
+def test_a_prompt_is_checked_against_the_memory_too(finished, altered_model):
+    short = altered_model("llama", max_position_embeddings=40)
     words = (f"memory_decoder.init={short}", "evaluation.new_tokens=60")
     with pytest.raises(ConfigError, match="positions but the model has 40"):
         check(finished, *words)
