@@ -87,8 +87,9 @@ def _check_prompt(job: Job, sizes: Sizes) -> None:
     """Refuse now what the continuations at the end of the run would refuse after the training."""
     config = job.experiment.evaluation
     continued = {"memory_decoder", "dapt_memory"} & set(job.experiment.methods)
+    readers = [sizes.model, *([sizes.memory] if "memory_decoder" in continued else [])]
     at_most = len(config.prompt.encode()) + 1 + config.new_tokens  # mostly a byte or more each
-    rooms = [facts.max_positions for facts in (sizes.model, sizes.memory) if facts.max_positions]
+    rooms = [facts.max_positions for facts in readers if facts.max_positions]
     if not (config.prompt and continued and rooms and min(rooms) < at_most):
         return
     from memdec.models.generation import check_positions, encode_prompt

@@ -322,6 +322,9 @@ def test_a_prompt_is_checked_against_the_memory_too(finished, altered_model):
     words = (f"memory_decoder.init={short}", "evaluation.new_tokens=60")
     with pytest.raises(ConfigError, match="positions but the model has 40"):
         check(finished, *words)
+    # LoRA is as large as the memory, but nobody continues the prompt with it
+    words += ("methods=[lora,dapt_memory]", "lora.budget_parameters=0")
+    check(finished, *words, stages=("lora", "dapt"))
 
 
 def test_a_prompt_matters_where_it_is_continued_and_only_if_it_is_too_long(finished, memdec):
