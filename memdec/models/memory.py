@@ -91,6 +91,10 @@ def initial_lm(path: Path, from_scratch: bool, seed: int) -> "PreTrainedModel":
             torch.manual_seed(seed)
             lm = new_causal_lm(path)
     _drop_dropout(lm)
+    # nothing is padded here, and PyTorch would keep the pad token's row from learning: it may be
+    # the separator of documents, or another token once the vocabulary is changed
+    embedding: Any = lm.get_input_embeddings()
+    embedding.padding_idx = None
     return lm.requires_grad_(True).train()
 
 
@@ -118,6 +122,9 @@ def load_memory(path: Path, dtype: str, device: torch.device) -> MemoryDecoder:
         output_ids_O = np.load(ids_file)
         if output_ids_O.dtype != np.int64 or output_ids_O.ndim != 1:
             raise ValueError
-    except (ValueError, EOFError, TypeError, AttributeError, BadZipFile):
+        in_head = output_ids_O[0] >= 0 and output_ids_O[-1] < len(head_weight(lm))
+        if not in_head or (np.diff(output_ids_O) < 1).any():
+            raise ValueError
+    except (ValueError, IndexError, EOFError, TypeError, AttributeError, BadZipFile):
         raise DataError(f"{ids_file} is damaged; export or copy the memory again.") from None
     return MemoryDecoder(lm, torch.from_numpy(output_ids_O).to(device)).eval()

@@ -102,6 +102,7 @@ _DAPT = Stage(
     reads=_TRAINING,
     needs=_needs("model", "tokens"),
     build=partial(training_builders.fine_tune, stage="dapt"),
+    schema=2,
     resumable=True,
     collective=True,
 )
@@ -191,6 +192,7 @@ STAGES: dict[str, Stage] = {
             ),
             needs=_memory_needs,
             build=training_builders.memory,
+            schema=2,
             resumable=True,
             collective=True,
         ),

@@ -72,6 +72,14 @@ def test_a_memory_starts_from_the_weights_of_the_base_without_dropout(tiny_model
     assert torch.equal(first, second)
 
 
+def test_the_token_of_the_padding_learns_as_any_other(altered_model):
+    folder = altered_model("llama", pad_token_id=5, tie_word_embeddings=False)
+    lm = initial_lm(folder, True, 0)
+    lm(torch.tensor([[5, 9, 17]])).logits.square().sum().backward()
+    moved = lm.get_input_embeddings().weight.grad.abs().sum(1).nonzero()[:, 0]
+    assert moved.tolist() == [5, 9, 17]
+
+
 def test_from_scratch_depends_on_the_seed_only(tiny_model):
     torch.manual_seed(123)
     before = torch.random.get_rng_state()
@@ -134,7 +142,11 @@ def test_damaged_output_ids_are_refused(memory, tiny_model, tmp_path):
     memory.export(tmp_path, load_tokenizer(tiny_model("llama")), {"tokenizer_hash": "abc"})
     file = tmp_path / "output_ids.npy"
     np.save(file, np.array([1.0, 2.0]))
-    for content in (b"torn", b"PK\x03\x04torn", file.read_bytes()):
+    contents = [b"torn", b"PK\x03\x04torn", file.read_bytes()]
+    for ids in ([], [4, 1], [4, 4], [-1, 4], [4, 304], 4):
+        np.save(file, np.array(ids, np.int64))
+        contents.append(file.read_bytes())
+    for content in contents:
         file.write_bytes(content)
         with pytest.raises(DataError, match=r"output_ids\.npy is damaged"):
             load_memory(tmp_path, "float32", torch.device("cpu"))
