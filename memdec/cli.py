@@ -104,8 +104,8 @@ def _run(options: Any) -> int:
         for record in result.records if result else []:
             report_record(record)
     if result is not None:
-        report = build_report(result.folder, result.folder / "report", only_measured=True)
         show_result(result)
+        report = build_report(result.folder, result.folder / "report", only_measured=True)
         print(f"report: {result.folder / 'report' / 'index.html'}")
         return _say_problems(report.problems)
     return 0

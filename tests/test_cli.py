@@ -92,6 +92,8 @@ def assert_nothing_written(folder):
         ("methods[0]=dapt", ["methods"]),
         ("methods.0=dapt", ["methods is a list; give all of it, methods=[A,B]"]),
         ("methods={0: base}", ["methods is a list"]),
+        ("methods=base", ["methods is a list; give all of it, methods=[A,B]"]),
+        ("memory_mixture.memories=mem", ["memory_mixture.memories is a list"]),
         ("knn_lm.temperatures.0=2", ["knn_lm.temperatures is a list"]),
         ("methods.0=", ["methods is a list"]),
         ("[=", ["'[='"]),
@@ -124,6 +126,7 @@ def test_a_bad_setting_is_refused_before_any_work(override, words, memdec, exper
     ("content", "words"),
     [
         ("name: [", ["tiny.yaml", "not valid YAML"]),
+        ("name: a\nname: b\n", ["not valid YAML", "duplicate key name", "line 2"]),
         ("- base\n", ["tiny.yaml", "key: value"]),
         ("just a word", ["tiny.yaml"]),
         ("name: a\nseeed: 3\n", ["tiny.yaml", "'seeed'", "did you mean seed"]),

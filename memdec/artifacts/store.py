@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from memdec.artifacts.artifact import SCRATCH, Artifact, ArtifactWriter, open_artifact
 from memdec.artifacts.files import read_json, write_text
 from memdec.artifacts.provenance import now, provenance
+from memdec.errors import ConfigError, DataError
 
 Build = Callable[[ArtifactWriter], None]
 POLL_SECONDS = 0.2
@@ -91,7 +92,12 @@ class Store:
             dirty = source["dirty"] or before.dirty
             attempts.note(Earlier(before.seconds, dirty))
             started = time.monotonic()
-            build(writer)
+            try:
+                build(writer)
+            except (ConfigError, DataError):  # such work is refused again: nothing to go on from
+                shutil.rmtree(writer.path, ignore_errors=True)
+                attempts.forget()
+                raise
             seconds = round(before.seconds + time.monotonic() - started, 3)
             facts = {"finished": now(), "seconds": seconds, "dirty": dirty}
             sealed = writer.seal(final, stage, fingerprint, source | facts)
@@ -129,8 +135,8 @@ class Store:
         try:
             holder.write_text(json.dumps({"pid": os.getpid(), "host": os.uname().nodename}))
             yield
-            holder.unlink()
         finally:
+            holder.unlink(missing_ok=True)
             lock.release()
 
 

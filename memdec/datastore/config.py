@@ -18,6 +18,11 @@ class DatastoreConfig:
     layer: str = LAST_FFN_INPUT
     """last_ffn_input, final_hidden, or BLOCK.ffn_input / BLOCK.output with BLOCK from 0."""
 
+    @property
+    def has_own_model(self) -> bool:
+        """Whether the keys are the base's, as it is or fine-tuned, and no third model's."""
+        return self.model in ("base", "dapt")
+
     def __post_init__(self) -> None:
         block, _, point = self.layer.partition(".")
         named = self.layer in (LAST_FFN_INPUT, "final_hidden")

@@ -91,13 +91,6 @@ class MemoryMixtureConfig:
     memories: list[str] = field(default_factory=list)
     """Export folders of memories with the base's tokenizer, each another one."""
 
-    def __post_init__(self) -> None:
-        twice = [path for path in self.memories if self.memories.count(path) > 1]
-        if twice:
-            raise ConfigError(
-                f"memory_mixture.memories has {twice[0]} more than once; give each memory once."
-            )
-
 
 @dataclass(frozen=True, kw_only=True)
 class InContextRagConfig:

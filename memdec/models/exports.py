@@ -17,10 +17,10 @@ def read_memory_facts(path: Path) -> dict[str, Any]:
         DataError: `path` is not a whole export of a memory.
     """
     if (path / "adapter_config.json").is_file():
-        raise DataError(f"{path} is a LoRA adapter, which is no memory; {_DO}")
+        raise DataError(f"{path} is a LoRA adapter, which is no memory; {_REMEDY}")
     for pattern in (MEMORY_FILE, "config.json", "*.safetensors"):
         if not any(path.glob(pattern)):
-            raise DataError(f"{path} is not an exported memory (no {pattern}); {_DO}")
+            raise DataError(f"{path} is not an exported memory (no {pattern}); {_REMEDY}")
     try:
         facts: dict[str, Any] = json.loads((path / MEMORY_FILE).read_text(encoding="utf-8"))
         facts["tokenizer_hash"]
@@ -31,11 +31,11 @@ def read_memory_facts(path: Path) -> dict[str, Any]:
                 raise TypeError(key)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise DataError(
-            f"{path} is not an exported memory (no readable {MEMORY_FILE}); {_DO}"
+            f"{path} is not an exported memory (no readable {MEMORY_FILE}); {_REMEDY}"
         ) from None
     if vocabulary == "corpus" and not (path / OUTPUT_IDS_FILE).is_file():
-        raise DataError(f"{path} is not an exported memory (no {OUTPUT_IDS_FILE}); {_DO}")
+        raise DataError(f"{path} is not an exported memory (no {OUTPUT_IDS_FILE}); {_REMEDY}")
     return facts
 
 
-_DO = "give the export folder that `memdec run` left: artifacts/memory/ID/export."
+_REMEDY = "give the export folder that `memdec run` left: artifacts/memory/ID/export."

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
+from shlex import quote
 from typing import Any
 
 from memdec.checks import check_choice
@@ -91,8 +92,9 @@ def check_same_tokenizer(base_name: str, base: Any, memory_name: str, memory: An
             f"base {base_name} and memory {memory_name} have different tokenizers "
             f"({len(base):,} and {len(memory):,} tokens), so their tokens cannot be mixed; use the "
             "base that the memory was trained for, or train one for this base with: memdec run "
-            f"EXPERIMENT model.source={base_name} memory_decoder.init={memory_name} "
-            "memory_decoder.transfer=copied memory_decoder.trained= methods=[base,memory_decoder]"
+            f"EXPERIMENT {quote(f'model.source={base_name}')} "
+            f"{quote(f'memory_decoder.init={memory_name}')} memory_decoder.transfer=copied "
+            "memory_decoder.trained= 'methods=[base,memory_decoder]'"
         )
 
 

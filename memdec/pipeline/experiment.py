@@ -133,7 +133,7 @@ def load_experiment(path: Path | str, overrides: list[str] | None = None) -> Exp
     try:
         content = OmegaConf.load(path)
     except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {_first_line(error)}") from None
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from None
     if not isinstance(content, DictConfig):
         raise ConfigError(f"{path} must hold `key: value` lines, not {type(content).__name__}.")
     merged = _merge(schema, content, str(path))
@@ -172,10 +172,15 @@ def _merge(config: DictConfig, update: DictConfig, where: str) -> DictConfig:
         if str(error).startswith("Merge error"):
             names = ", ".join(str(name) for name in update)
             raise ConfigError(f"{where}: {names} is a section; set its keys (knn.k=64).") from None
+        if "is not a ListConfig" in str(error):
+            raise _no_list(where, str(error.full_key)) from None
         raise ConfigError(f"{where}: {_key_and_reason(error)}.") from None
     except TypeError:  # OmegaConf's own, for keys given where a list stands
-        key = _given_in_part(config, update)
-        raise ConfigError(f"{where}: {key} is a list; give all of it, {key}=[A,B].") from None
+        raise _no_list(where, _given_in_part(config, update)) from None
+
+
+def _no_list(where: str, key: str) -> ConfigError:
+    return ConfigError(f"{where}: {key} is a list; give all of it, {key}=[A,B].")
 
 
 def _given_in_part(config: DictConfig, update: DictConfig) -> str:

@@ -184,8 +184,8 @@ class Job:
             if corpus.source == "hf":
                 facts["splits"] = [corpus.locator(split) for split in SPLITS]
         if name in ("datastore", "train_scores"):
-            own = self.experiment.datastore.model
-            facts["identity"] = own if own in ("base", "dapt") else self.key_model.identity
+            store = self.experiment.datastore
+            facts["identity"] = store.model if store.has_own_model else self.key_model.identity
         plugged = name in ("memory_scores", "fidelity") or self.sizes_lora([name])
         if plugged and self.plugged_memory is not None:
             facts["identity"] = self.hash_of_memory(self.plugged_memory)

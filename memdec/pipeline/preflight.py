@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from memdec.errors import ConfigError
+from memdec.datastore.neighbors import check_k
+from memdec.errors import ConfigError, DataError
 from memdec.models.exports import read_memory_facts
 from memdec.pipeline.builders import load_tokenizer_of
 from memdec.pipeline.job import Job
@@ -12,6 +13,9 @@ from memdec.pipeline.plan import check_window
 from memdec.pipeline.sizes import Sizes, read_sizes
 from memdec.pipeline.stages import STAGES
 from memdec.pipeline.training_builders import DATASTORE
+
+WEIGHTS = ("*.safetensors", "*.bin")
+"""Files of a model directory, one of which has to be there."""
 
 
 def check_devices(job: Job, stages: Sequence[str]) -> None:
@@ -68,6 +72,10 @@ def check_models(job: Job, stages: Sequence[str]) -> None:
     _check_tokenizers(job, stages)
     if job.starts_a_memory([stage for stage in stages if not job.made(stage)]):
         _check_start(job)
+    if "mixture_scores" in stages:
+        _check_mixture(job)
+    if "datastore" in stages and job.made("tokens"):  # else it is checked before the first row
+        check_k(job.experiment.knn.k, sizes.tokens["train"] - 1)
     if "fidelity" in stages and job.plugged_memory is not None:
         _check_fidelity(job, job.plugged_memory)
     if "lora" in stages and not job.made("lora"):
@@ -103,7 +111,7 @@ def _check_tokenizers(job: Job, stages: Sequence[str]) -> None:
     transfer = job.experiment.memory_decoder.transfer
     if job.starts_a_memory(stages) and transfer != "scratch":
         alike["memory_decoder.init"] = job.init_model
-    if "datastore" in stages and job.experiment.datastore.model not in ("base", "dapt"):
+    if "datastore" in stages and not job.experiment.datastore.has_own_model:
         alike["datastore.model"] = job.key_model
     models = {key: model.path for key, model in alike.items() if model is not None and model.path}
     if not plugged and not models:
@@ -117,6 +125,8 @@ def _check_tokenizers(job: Job, stages: Sequence[str]) -> None:
         check_same_tokenizer(base, own, str(memory), load_tokenizer(memory))
         _check_vocab_size("memory", memory, needed)
     for key, path in models.items():
+        if not any(file for pattern in WEIGHTS for file in path.glob(pattern)):
+            raise DataError(f"{key} {path} holds no weights ({', '.join(WEIGHTS)}); add them.")
         is_alike = reads_alike(own, load_tokenizer(path))
         moves = key == "memory_decoder.init" and transfer != "refuse"
         if moves and is_alike:
@@ -125,7 +135,9 @@ def _check_tokenizers(job: Job, stages: Sequence[str]) -> None:
                 f"the base {base}: leave transfer out, or name another base in model.source."
             )
         if not moves and not is_alike:
-            raise ConfigError(f"{key} {path} has another tokenizer than the base {base}; {DO[key]}")
+            raise ConfigError(
+                f"{key} {path} has another tokenizer than the base {base}; {_REMEDIES[key]}"
+            )
         if is_alike:
             _check_vocab_size(key, path, needed)
 
@@ -154,6 +166,16 @@ def _check_fidelity(job: Job, memory: Path) -> None:
             )
 
 
+def _check_mixture(job: Job) -> None:
+    paths: dict[str, Path] = {}
+    for path in job.mixed_memories:
+        twin = paths.setdefault(job.hash_of_memory(path), path)
+        if twin != path or job.mixed_memories.count(path) > 1:
+            raise ConfigError(
+                f"memory_mixture.memories has one memory twice ({twin}, {path}); give each once."
+            )
+
+
 def _check_start(job: Job) -> None:
     """Refuse now a start that could not be loaded after the targets are made."""
     if job.init_model is not None and job.init_model.path is not None:
@@ -171,7 +193,7 @@ def _check_lora(job: Job) -> None:
         solve_rank(per_rank, job.experiment.lora.budget_parameters)
 
 
-DO = {
+_REMEDIES = {
     "memory_decoder.init": "to move it to the base's vocabulary, run again with "
     "memory_decoder.transfer=copied.",
     "datastore.model": "its keys would stand for other tokens: give a model with the base's.",

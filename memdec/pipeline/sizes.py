@@ -98,7 +98,7 @@ def _facts_of(source: ModelSource) -> ModelFacts:
 
 
 def _key_facts(job: Job, base: ModelFacts) -> ModelFacts:
-    own = job.experiment.datastore.model in ("base", "dapt")
+    own = job.experiment.datastore.has_own_model
     return base if own else _facts_of(job.key_model)
 
 

@@ -81,7 +81,7 @@ def training_curve(table: Table, runs: list[Run]) -> Figure | None:
     lines = [(_curve(record, "training", "step", key), style, w) for key, style, w in names]
     lines = [entry for entry in lines if len(entry[0]) > 1]
     points = [point for line, _, _ in lines for point in line]
-    if not points:
+    if len({step for step, _ in points}) < 2:  # one optimizer step is no curve
         return None
     chart = Chart(
         title=_title(table, f"Training of {run.label}", record),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from memdec.artifacts.store import Earlier, Store
-from memdec.errors import ArtifactError
+from memdec.errors import ArtifactError, DataError
 
 NAME = "0123456789abcdef"
 FORK = multiprocessing.get_context("fork")
@@ -58,6 +58,17 @@ def test_a_resumable_stage_finds_what_the_failed_attempt_left(tmp_path):
 
     made = store.make("stage", NAME, looks, resumable=True)
     assert made.artifact.array("value").tolist() == [3]
+
+
+@pytest.mark.parametrize("resumable", [False, True])
+def test_refused_work_leaves_nothing_behind(tmp_path, resumable):
+    def refuses(out):
+        out.write_array("value", np.array([0]))
+        raise DataError("such a text will not do")
+
+    with pytest.raises(DataError, match="will not do"):
+        Store(tmp_path).make("stage", NAME, refuses, resumable)
+    assert [path.suffix for path in (tmp_path / "stage").iterdir()] == [".lock"]
 
 
 def works_and_fails(out):

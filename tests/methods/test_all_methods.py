@@ -281,11 +281,6 @@ def test_a_mixture_without_memories_is_refused(tiny_experiment):
         tiny_experiment("llama", methods=["memory_mixture"])
 
 
-def test_a_memory_is_mixed_once():
-    with pytest.raises(ConfigError, match=r"memory_mixture\.memories has b more than once"):
-        MemoryMixtureConfig(memories=["a", "b", "b"])
-
-
 def test_a_memory_that_is_none_is_refused_before_any_work(tiny_experiment, tmp_path):
     mixture = MemoryMixtureConfig(memories=[str(tmp_path)])
     experiment = tiny_experiment("llama", methods=["memory_mixture"], memory_mixture=mixture)

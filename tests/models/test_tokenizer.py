@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import shlex
 from itertools import accumulate
 
 import pytest
@@ -171,6 +172,11 @@ def test_base_and_memory_with_different_tokenizers_are_refused(plain_tokenizer, 
         match=r"base-a and memory memory-b .* model\.source=base-a .*transfer=copied",
     ):
         check_same_tokenizer("base-a", plain_tokenizer, "memory-b", other)
+    with pytest.raises(ConfigError) as refused:
+        check_same_tokenizer("my base", plain_tokenizer, "my mem", other)
+    words = shlex.split(str(refused.value).partition("memdec run EXPERIMENT ")[2])
+    assert words[:2] == ["model.source=my base", "memory_decoder.init=my mem"]
+    assert words[-1] == "methods=[base,memory_decoder]"
 
 
 def test_a_memory_may_have_added_tokens_that_the_base_lacks(plain_tokenizer, tokenizer_builder):

@@ -278,6 +278,32 @@ def test_a_start_that_cannot_be_loaded_is_refused_before_any_work(finished, alte
         check(finished, *words)
 
 
+@pytest.mark.parametrize("key", ["memory_decoder.init", "datastore.model"])
+def test_a_model_without_weights_is_refused_before_any_work(finished, altered_model, key):
+    folder = altered_model("llama")
+    check(finished, f"{key}={folder}")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(DataError, match=rf"{key} .*altered holds no weights \(\*\.safetensors"):
+        check(finished, f"{key}={folder}")
+
+
+def test_more_neighbors_than_the_cached_text_has_are_refused_before_any_work(finished):
+    (tokens,) = (finished / "artifacts/tokens").glob("[!.]*")
+    most = len(np.load(tokens / "train_tokens.npy")) - 2  # rows are all tokens but the last
+    check(finished, f"knn.k={most}", f"knn.k_max={most}")
+    with pytest.raises(ConfigError, match=rf"at most {most:,} neighbors each"):
+        check(finished, f"knn.k={most + 1}", f"knn.k_max={most + 1}")
+
+
+def test_a_memory_is_mixed_once(finished, tmp_path):
+    (memory,) = (finished / "artifacts/memory").glob("[!.]*/export")
+    shutil.copytree(memory, tmp_path / "other")
+    for twin in (memory, f"{memory}/", tmp_path / "other"):
+        words = f"memory_mixture.memories=[{memory},{twin}]"
+        with pytest.raises(ConfigError, match=r"memory_mixture\.memories has one memory twice"):
+            check(finished, words, stages=("mixture_scores",))
+
+
 def test_a_plan_makes_no_model_to_check_a_prompt(finished, memdec, altered_model, tmp_path):
     short = altered_model("llama", max_position_embeddings=40)
     shutil.copy(finished / "tiny.yaml", tmp_path)

@@ -442,6 +442,13 @@ def test_one_validation_is_no_curve(make_record):
     assert not [name for name in found if "-validation-" in name]
 
 
+def test_one_step_of_training_is_no_curve(make_record):
+    for steps in ([0, 0], [0, 1]):  # two parts of a batch, or two batches
+        curves = {"training": {"step": steps, "train/loss": [3.0, 2.0]}}
+        found = figures(plain(), [make_record(15.0, method="memory_decoder", curves=curves)])
+        assert any("-training-" in name for name in found) == (steps == [0, 1])
+
+
 def test_drawings_side_by_side_stand_on_one_line():
     def drawn(num_words):
         axis = Axis(low=0, high=1, label="")
