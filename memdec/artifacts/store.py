@@ -84,7 +84,8 @@ class Store:
                 return self._reused(found)
             writer, attempts = ArtifactWriter(_part(final)), _Attempts(final)
             before = earlier or Earlier()
-            if resumable and writer.path.is_dir():
+            resumed = resumable and writer.path.is_dir() and any(writer.path.iterdir())
+            if resumed:
                 before = attempts.read(writer.path)
             else:
                 writer.clear()
@@ -94,9 +95,10 @@ class Store:
             started = time.monotonic()
             try:
                 build(writer)
-            except (ConfigError, DataError):  # such work is refused again: nothing to go on from
-                shutil.rmtree(writer.path, ignore_errors=True)
-                attempts.forget()
+            except (ConfigError, DataError):
+                if not resumed:  # else a model that failed to load once would cost the checkpoint
+                    writer.clear()  # empty, as the others of a distributed job wait for the folder
+                    attempts.forget()
                 raise
             seconds = round(before.seconds + time.monotonic() - started, 3)
             facts = {"finished": now(), "seconds": seconds, "dirty": dirty}

@@ -91,8 +91,8 @@ def initial_lm(path: Path, from_scratch: bool, seed: int) -> "PreTrainedModel":
             torch.manual_seed(seed)
             lm = new_causal_lm(path)
     _drop_dropout(lm)
-    # nothing is padded here, and PyTorch would keep the pad token's row from learning: it may be
-    # the separator of documents, or another token once the vocabulary is changed
+    # PyTorch would keep the pad token's row from learning, but padding is never scored or looked
+    # at, and that token may separate documents, or be another once the vocabulary is changed
     embedding: Any = lm.get_input_embeddings()
     embedding.padding_idx = None
     return lm.requires_grad_(True).train()

@@ -13,7 +13,7 @@ from memdec.artifacts.fingerprint import FileHashes, fingerprint
 from memdec.artifacts.store import Earlier, Made, Store
 from memdec.corpus.config import SPLITS
 from memdec.corpus.sources import describe_source
-from memdec.errors import DataError
+from memdec.errors import ConfigError, DataError
 from memdec.models.config import ModelConfig
 from memdec.models.exports import read_memory_facts
 from memdec.pipeline.experiment import Experiment
@@ -228,7 +228,16 @@ class Job:
     def mixed_memories(self) -> list[Path]:
         """The exports of the memories that are mixed with each other."""
         given = self.experiment.memory_mixture.memories
-        return [find_export("memory_mixture.memories", path) for path in given]
+        memories = [find_export("memory_mixture.memories", path) for path in given]
+        found: dict[str, Path] = {}
+        for memory in memories:
+            twin = found.setdefault(self.hash_of_memory(memory), memory)
+            if twin is not memory:
+                raise ConfigError(
+                    f"memory_mixture.memories has one memory twice ({twin}, {memory}); give each "
+                    "once."
+                )
+        return memories
 
     def given_memories(self, stages: Sequence[str]) -> list[Path]:
         """Return the exports of the trained memories that the stages read."""

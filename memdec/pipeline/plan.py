@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from memdec.artifacts.files import check_disk
+from memdec.datastore.neighbors import check_k
 from memdec.errors import ConfigError
 from memdec.pipeline.builders import LM_TARGET_TOKENS
 from memdec.pipeline.job import Job
@@ -130,6 +131,8 @@ def make_plan(
     stages = job.required(method_stages)
     sizes = read_sizes(job, train_tokens, stages)
     check_window(job, sizes, stages, job.experiment.model.bos == "always")
+    if "datastore" in stages and (train_tokens or job.made("tokens")):  # else it is a guess
+        check_k(job.experiment.knn.k, sizes.tokens["train"] - 1)
     if "neighbors" in stages:
         job.experiment.search.check(sizes.tokens["train"], sizes.keys.hidden_size)
     plans: list[StagePlan] = []

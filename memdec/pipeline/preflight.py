@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from memdec.datastore.neighbors import check_k
 from memdec.errors import ConfigError, DataError
 from memdec.models.exports import read_memory_facts
 from memdec.pipeline.builders import load_tokenizer_of
@@ -63,19 +62,17 @@ def check_models(job: Job, stages: Sequence[str]) -> None:
             the tokenizer; or fidelity is asked for to other targets than a plugged memory's; or
             not even rank 1 of LoRA is within lora.budget_parameters; or a window, or the prompt
             and its continuation, has more positions than a model that reads it.
-        DataError: The model that the memory starts from cannot be loaded.
+        DataError: A model holds no weights, or what the memory starts from cannot be loaded.
     """
     sizes = read_sizes(job, None, stages)
     if job.experiment.model.bos == "auto":
         _check_own_bos(job, sizes, stages)
     _check_prompt(job, sizes)
-    _check_tokenizers(job, stages)
+    models = _other_models(job, stages)
+    _check_weights({"model.source": job.model_path, **models})
+    _check_tokenizers(job, models, job.given_memories(stages))
     if job.starts_a_memory([stage for stage in stages if not job.made(stage)]):
         _check_start(job)
-    if "mixture_scores" in stages:
-        _check_mixture(job)
-    if "datastore" in stages and job.made("tokens"):  # else it is checked before the first row
-        check_k(job.experiment.knn.k, sizes.tokens["train"] - 1)
     if "fidelity" in stages and job.plugged_memory is not None:
         _check_fidelity(job, job.plugged_memory)
     if "lora" in stages and not job.made("lora"):
@@ -106,27 +103,35 @@ def _check_prompt(job: Job, sizes: Sizes) -> None:
     check_positions(len(prompt), config.new_tokens, min(rooms))
 
 
-def _check_tokenizers(job: Job, stages: Sequence[str]) -> None:
-    plugged, alike = job.given_memories(stages), {}
-    transfer = job.experiment.memory_decoder.transfer
-    if job.starts_a_memory(stages) and transfer != "scratch":
-        alike["memory_decoder.init"] = job.init_model
+def _other_models(job: Job, stages: Sequence[str]) -> dict[str, Path]:
+    """Return the models whose weights are read beside the base's, by the keys that name them."""
+    models = {}
+    if job.starts_a_memory(stages) and job.experiment.memory_decoder.transfer != "scratch":
+        models["memory_decoder.init"] = job.init_model
     if "datastore" in stages and not job.experiment.datastore.has_own_model:
-        alike["datastore.model"] = job.key_model
-    models = {key: model.path for key, model in alike.items() if model is not None and model.path}
+        models["datastore.model"] = job.key_model
+    return {key: model.path for key, model in models.items() if model is not None and model.path}
+
+
+def _check_weights(models: dict[str, Path]) -> None:
+    for key, path in models.items():
+        if not any(file for pattern in WEIGHTS for file in path.glob(pattern)):
+            raise DataError(f"{key} {path} holds no weights ({', '.join(WEIGHTS)}); add them.")
+
+
+def _check_tokenizers(job: Job, models: dict[str, Path], plugged: list[Path]) -> None:
     if not plugged and not models:
         return
     from memdec.models.loading import load_tokenizer
     from memdec.models.tokenizer import check_same_tokenizer, reads_alike
 
+    transfer = job.experiment.memory_decoder.transfer
     base, (own, rules) = job.experiment.model.source, load_tokenizer_of(job)
     needed = min(rules.vocab_size, read_model_facts(job.model_path).vocab_size)
     for memory in plugged:
         check_same_tokenizer(base, own, str(memory), load_tokenizer(memory))
         _check_vocab_size("memory", memory, needed)
     for key, path in models.items():
-        if not any(file for pattern in WEIGHTS for file in path.glob(pattern)):
-            raise DataError(f"{key} {path} holds no weights ({', '.join(WEIGHTS)}); add them.")
         is_alike = reads_alike(own, load_tokenizer(path))
         moves = key == "memory_decoder.init" and transfer != "refuse"
         if moves and is_alike:
@@ -163,16 +168,6 @@ def _check_fidelity(job: Job, memory: Path) -> None:
                 f"evaluation.fidelity is true and {key} is {here[key]}, but memory {memory} was "
                 f"trained with {made_with.get(key)}: its targets were others; give "
                 "evaluation.fidelity=false."
-            )
-
-
-def _check_mixture(job: Job) -> None:
-    paths: dict[str, Path] = {}
-    for path in job.mixed_memories:
-        twin = paths.setdefault(job.hash_of_memory(path), path)
-        if twin != path or job.mixed_memories.count(path) > 1:
-            raise ConfigError(
-                f"memory_mixture.memories has one memory twice ({twin}, {path}); give each once."
             )
 
 

@@ -68,7 +68,22 @@ def test_refused_work_leaves_nothing_behind(tmp_path, resumable):
 
     with pytest.raises(DataError, match="will not do"):
         Store(tmp_path).make("stage", NAME, refuses, resumable)
-    assert [path.suffix for path in (tmp_path / "stage").iterdir()] == [".lock"]
+    assert sorted(path.suffix for path in (tmp_path / "stage").iterdir()) == [".lock", ".part"]
+    assert not list(tmp_path.glob("stage/*.part/*"))
+
+
+def test_a_refused_resume_loses_nothing(tmp_path):
+    def fails_to_load(out):
+        raise DataError("no model there, for now")
+
+    store = Store(tmp_path)
+    with pytest.raises(RuntimeError):
+        store.make("stage", NAME, works_and_fails, resumable=True)
+    with pytest.raises(DataError, match="for now"):
+        store.make("stage", NAME, fails_to_load, resumable=True)
+    made = store.make("stage", NAME, lambda out: None, resumable=True)
+    assert made.artifact.array("value").tolist() == [0]
+    assert made.seconds > 0.3
 
 
 def works_and_fails(out):

@@ -278,7 +278,7 @@ def test_a_start_that_cannot_be_loaded_is_refused_before_any_work(finished, alte
         check(finished, *words)
 
 
-@pytest.mark.parametrize("key", ["memory_decoder.init", "datastore.model"])
+@pytest.mark.parametrize("key", ["model.source", "memory_decoder.init", "datastore.model"])
 def test_a_model_without_weights_is_refused_before_any_work(finished, altered_model, key):
     folder = altered_model("llama")
     check(finished, f"{key}={folder}")
@@ -293,6 +293,15 @@ def test_more_neighbors_than_the_cached_text_has_are_refused_before_any_work(fin
     check(finished, f"knn.k={most}", f"knn.k_max={most}")
     with pytest.raises(ConfigError, match=rf"at most {most:,} neighbors each"):
         check(finished, f"knn.k={most + 1}", f"knn.k_max={most + 1}")
+
+
+def test_k_is_not_held_against_a_text_that_is_not_there(finished, memdec, tmp_path):
+    k = ("knn.k=5000", "knn.k_max=5000")
+    assert memdec("plan", "tiny.yaml", *k, "--train-tokens", "30000", cwd=finished).code == 0
+    assert memdec("plan", "tiny.yaml", *k, "--train-tokens", "5001", cwd=finished).code == 2
+    shutil.copy(finished / "tiny.yaml", tmp_path)
+    ended = memdec("plan", "tiny.yaml", *k, cwd=tmp_path)  # how many tokens it gives, nobody knows
+    assert ended.code == 0, ended.err
 
 
 def test_a_memory_is_mixed_once(finished, tmp_path):
