@@ -46,7 +46,8 @@ def test_the_same_file_without_an_account(environment, tiny_experiment, double, 
     done = sweep(tiny_experiment, environment, "--jobs", "2")
     assert done.returncode == 1, done.stderr
     assert "sweep grid: 2 finished, 1 failed" in done.stdout
-    assert "exit 2: memdec: knn.k is 7,000 but the training text gave" in done.stdout
+    refused = r"exit 2: memdec: knn\.k is 7,000 but the training text g(ives|ave)"
+    assert re.search(refused, done.stdout)  # by the plan, or later where the text was not read yet
     assert not double.operations  # the server was there, and nobody asked it
 
     found = [json.loads(p.read_text()) for p in Path("artifacts").glob("runs/*/*/record.json")]
