@@ -35,7 +35,8 @@ def given(tmp_path_factory, tiny_model):
             path.write_bytes(gzip.compress(b'{"text": "%d"}' % number))
     (folder / "latest").mkdir()
     (folder / "latest" / "fomc_minutes.jsonl.gz").write_bytes(gzip.compress(b'{"text": "9"}'))
-    memories = ("memory", *(f"memories/{seed}/{name}" for seed in range(3) for name in DOMAINS))
+    names = (*DOMAINS, "qwen2.5-coder-0.5b")
+    memories = [f"memories/{seed}/{name}" for seed in range(3) for name in names]
     for number, name in enumerate((*MODELS, *memories)):
         shutil.copytree(tiny_model("llama"), folder / name)
         (folder / name / "number.txt").write_text(str(number))
@@ -50,7 +51,6 @@ def _at_the_root(monkeypatch, given):
     monkeypatch.setenv("MEMDEC_DATA", str(given))
     monkeypatch.setenv("MEMDEC_LATEST", str(given / "latest"))
     monkeypatch.setenv("MEMDEC_MODELS", str(given))
-    monkeypatch.setenv("MEMDEC_MEMORY", str(given / "memory"))
     monkeypatch.setenv("MEMDEC_MEMORIES", str(given / "memories"))
 
 
